@@ -60,6 +60,15 @@ def test_7_repeated_ttl_is_400(cloud: Cloud) -> None:
     assert ask(cloud, TOKEN_PATH, {TTL: "60", TTL.upper(): "60"}, method="PUT").status == 400
 
 
+def test_7_token_request_of_an_agent_that_drops_the_ttl_is_404(cloud: Cloud) -> None:
+    """Stock neutron's metadata agent signs a token request and drops all headers of the guest."""
+    line = cloud.connect_api(ALPHA)
+    line.send(request("PUT", TOKEN_PATH, ALPHA.claim | {"Content-Length": "0", "Connection": "close"}))
+    line.finish()
+    assert bytes(line.transcript.raw).split(b" ", 2)[1] == b"404"
+    assert ask(cloud, TOKEN_PATH, {"X-Openimds-Token-Headers": ""}, method="PUT").status == 400
+
+
 @pytest.mark.parametrize("ttl", ["1", "21600"])
 def test_7_valid_ttl_is_returned(cloud: Cloud, ttl: str) -> None:
     answer = ask(cloud, TOKEN_PATH, {TTL: ttl}, method="PUT")

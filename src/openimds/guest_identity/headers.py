@@ -7,7 +7,7 @@ Rules of this file:
 2. An identity header that occurs twice is rejected by name, because either copy could be forged.
 3. A hop that sets identity headers drops every spelling of them first.
 
-Two further headers describe the client's own request. A request with X-Forwarded-For or Forwarded comes from a proxy in
+Further headers describe the client's own request. A request with X-Forwarded-For or Forwarded comes from a proxy in
 the instance, on behalf of another program. A request from a port below 1024 comes from a privileged process (Linux:
 net.ipv4.ip_unprivileged_port_start).
 """
@@ -217,3 +217,13 @@ def is_privileged(port: int) -> bool:
 def was_privileged(headers: Headers) -> bool:
     """Returns whether the previous hop marked the request as privileged."""
     return bool(values(headers, PRIVILEGED))
+
+
+TOKEN_HEADERS_PASSED = "X-Openimds-Token-Headers"  # noqa: S105 - the name of a header
+"""Set by the metadata agent on a PUT, because it forwards the headers of session tokens. Neutron's agent drops them, and
+drops every header of the client with this name too."""
+
+
+def drops_token_headers(headers: Headers) -> bool:
+    """Returns whether the agent that signed a PUT drops the headers of session tokens."""
+    return not values(headers, TOKEN_HEADERS_PASSED)

@@ -8,7 +8,14 @@ from enum import Enum
 
 import structlog
 
-from openimds.guest_identity.headers import HeaderError, is_privileged, single, was_forwarded, was_privileged
+from openimds.guest_identity.headers import (
+    HeaderError,
+    drops_token_headers,
+    is_privileged,
+    single,
+    was_forwarded,
+    was_privileged,
+)
 from openimds.guest_identity.session_tokens import NONCE_BYTES, is_good_token, issue_token, parse_ttl
 from openimds.http.messages import Request
 from openimds.metadata.imds_options import ImdsOptions, TokenMode, effective_options, invalid_properties
@@ -71,14 +78,16 @@ class SessionTokens:
         self._settings = settings
         self._defaults = defaults if settings.secrets else _without_secret(defaults)
         self._is_direct = settings.is_direct
+        self._is_behind_agent = settings.previous_hop is PreviousHop.AGENT
         self._now = now
         self._random_bytes = random_bytes
         self._logged_mistakes: set[tuple[str, str, str]] = set()
+        self._is_dropping_logged = False
 
     def admit(
         self, request: Request, path: Path, instance: Instance, policy: ImdsOptions | None = None
     ) -> Document | None:
-        """Returns a new token if the request is for one, else None. Raises MetadataError (400, 401, 403, 405)."""
+        """Returns a new token if the request is for one, else None. Raises MetadataError (400, 401, 403, 404, 405)."""
         policy = policy or self.policy(instance)
         if instance.metadata:
             self._log_mistakes(instance.id, instance.metadata)
@@ -86,6 +95,9 @@ class SessionTokens:
             session = self._session(request, instance, policy)
         except HeaderError as error:
             raise MetadataError(400, str(error)) from None
+        if session.is_ttl_dropped and policy.http_tokens is TokenMode.REQUIRED and not self._is_dropping_logged:
+            self._is_dropping_logged = True
+            log.warning("required session tokens dropped by the metadata agent", instance_id=instance.id)
         if is_user_data_closed(path, policy, session.age_seconds):
             log.warning("user data requested after their time", instance_id=instance.id)
         wanted = check_session(request.method, path, policy, session)
@@ -104,9 +116,11 @@ class SessionTokens:
         )
         if request.method != "PUT":
             return now
+        ttl = single(request.headers, TTL)
         return replace(
             now,
-            ttl_seconds=parse_ttl(single(request.headers, TTL)),
+            ttl_seconds=parse_ttl(ttl),
+            is_ttl_dropped=ttl is None and self._is_behind_agent and drops_token_headers(request.headers),
             is_forwarded=was_forwarded(request.headers, own_addresses=int(not self._is_direct)),
         )
 

@@ -5,7 +5,7 @@ The checks run in this order:
 1. The instance's endpoint is enabled (403).
 2. The request comes from a privileged port if the option root_only is set (403).
 3. The user data are still readable (403).
-4. A request for a token is answered (200, 400, 403, 405).
+4. A request for a token is answered (200, 400, 403, 404, 405).
 5. A read has a valid token, or no token if none is required (401).
 """
 
@@ -18,7 +18,7 @@ from http import HTTPStatus
 
 from openimds.metadata.imds_options import ImdsOptions, TokenMode
 from openimds.metadata.openstack import is_password
-from openimds.metadata.outcome import TEXT, Document, MetadataError, method_not_allowed
+from openimds.metadata.outcome import TEXT, Document, MetadataError, method_not_allowed, not_found
 from openimds.metadata.paths import EC2, LATEST, OPENSTACK, Path
 
 TOKEN = "X-aws-ec2-metadata-token"  # noqa: S105 - a header's name
@@ -48,6 +48,8 @@ class Session:
     presented: TokenState = TokenState.NOTHING
     ttl_seconds: int | None = None
     """Requested TTL of a new token. None if the header is missing or not a number from 1 to 21600."""
+    is_ttl_dropped: bool = False
+    """True if the header is missing, and the metadata agent in front drops it, as Neutron's agent does."""
     is_forwarded: bool = False
     """True if the instance's request has X-Forwarded-For: a proxy in the instance forwarded it for another client."""
     from_privileged_port: bool = False
@@ -65,7 +67,7 @@ class IssueToken:
 
 
 def check_session(method: str, path: Path, policy: ImdsOptions, session: Session) -> IssueToken | None:
-    """Runs the checks. Returns None if the document can be served. Raises MetadataError (400, 401, 403, 405)."""
+    """Runs the checks. Returns None if the document can be served. Raises MetadataError (400, 401, 403, 404, 405)."""
     if not policy.http_endpoint:
         raise MetadataError(HTTPStatus.FORBIDDEN, "The metadata service is switched off for this instance.")
     if policy.root_only and not session.from_privileged_port:
@@ -108,6 +110,8 @@ def _token_request(method: str, policy: ImdsOptions, session: Session) -> IssueT
         raise method_not_allowed("PUT")
     if session.is_forwarded:
         raise MetadataError(HTTPStatus.FORBIDDEN, "A token is not given to a request that was forwarded.")
+    if session.is_ttl_dropped:
+        raise not_found()  # SDKs then continue without a token (IMDSv1), which they do not after a 400
     if session.ttl_seconds is None:
         raise MetadataError(HTTPStatus.BAD_REQUEST, f"{TTL} must be a whole number from 1 to 21600.")
     return IssueToken(session.ttl_seconds, policy.http_put_response_hop_limit)

@@ -107,6 +107,35 @@ def test_invalid_ttl_is_rejected(clock, ttl: bytes) -> None:
     assert admitted(worker(clock, "s"), put(ttl=ttl)) == 400
 
 
+MISSING_TTL = request("PUT", TOKEN_PATH)
+PASSED = (b"X-Openimds-Token-Headers", b"1")
+
+
+def test_missing_ttl_is_404_behind_an_agent_that_drops_the_header(clock) -> None:
+    """SDKs continue without a token after a 404. They fail after the 400 that they got behind Neutron's agent."""
+    behind, direct = worker(clock, "s"), worker(clock, "s", is_behind_agent=False)
+    proxied = SessionTokens(
+        TokenSettings(secrets=("s",), previous_hop=PreviousHop.PROXY),
+        ImdsOptions(),
+        now=clock,
+        random_bytes=os.urandom,
+    )
+    passed = request("PUT", TOKEN_PATH, (PASSED,))
+    assert admitted(behind, MISSING_TTL) == 404
+    assert [admitted(sessions, MISSING_TTL) for sessions in (direct, proxied)] == [400, 400]
+    assert admitted(behind, passed) == 400
+    assert admitted(behind, put(ttl=b"")) == 400, "the header arrived"
+    assert isinstance(admitted(behind, put()), Document)
+
+
+def test_dropped_token_headers_are_logged_once_if_tokens_are_required(clock) -> None:
+    sessions = worker(clock, "s")
+    with structlog.testing.capture_logs() as logs:
+        assert [admitted(sessions, MISSING_TTL, vm) for vm in (VM, STRICT, STRICT)] == [404] * 3
+    assert [line["event"] for line in logs] == ["required session tokens dropped by the metadata agent"]
+    assert logs[0]["instance_id"] == STRICT.id
+
+
 def test_duplicate_headers_are_rejected(clock) -> None:
     sessions = worker(clock, "s")
     assert admitted(sessions, put(put().headers[0])) == 400

@@ -42,6 +42,8 @@ def outcome(method: str, target: bytes, policy: ImdsOptions, session: Session) -
         ("PUT", b"//latest/./api/token", TTL, IssueToken(60, 1)),
         ("PUT", TOKEN, Session(ttl_seconds=60, presented=TokenState.BAD), IssueToken(60, 1)),
         ("PUT", TOKEN, NOTHING, 400),
+        ("PUT", TOKEN, Session(is_ttl_dropped=True), 404),
+        ("PUT", TOKEN, Session(is_ttl_dropped=True, is_forwarded=True), 403),
         ("PUT", TOKEN, Session(ttl_seconds=60, is_forwarded=True), 403),
         ("PUT", b"/2021-03-23/api/token", TTL, 403),
         ("PUT", b"/2009-04-04/api/token", TTL, 403),

@@ -39,7 +39,7 @@ IMDS = Section(
             choices=[
                 ("optional", "requests with and without a session token are served"),
                 ("required", "requests to the EC2 tree without a token get 401"),
-                ("off", "no tokens, as in nova, for metadata agents that do not forward them"),
+                ("off", "no tokens, as in nova"),
             ],
             help="Session tokens (IMDSv2) in the EC2 tree. The property imds:HttpTokens of a server overrides it.",
         ),

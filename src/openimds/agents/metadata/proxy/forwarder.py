@@ -17,7 +17,13 @@ from openimds.agents.metadata.proxy.per_key_limiter import PerKeyLimiter
 from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.guest_identity import headers as names
 from openimds.guest_identity.addresses import Address
-from openimds.guest_identity.headers import GUEST_FORWARDED, PRIVILEGED, was_forwarded, was_privileged
+from openimds.guest_identity.headers import (
+    GUEST_FORWARDED,
+    PRIVILEGED,
+    TOKEN_HEADERS_PASSED,
+    was_forwarded,
+    was_privileged,
+)
 from openimds.guest_identity.port_match import Binding
 from openimds.guest_identity.signature import sign
 from openimds.http.messages import Request, Response
@@ -87,7 +93,7 @@ class Forwarder:
         if rejected is not None:
             return _error(rejected, request_id)
         client = IdentifiedClient(port=binding.port, address=binding.source.address)
-        signed = signed_headers(headers, client, self.secret)
+        signed = signed_headers(headers, client, self.secret, method=request.method)
         if not _is_shareable(request):
             return await self._send_in_turn(binding, request, signed, request_id)
         key = (binding.port.id, request.target, tuple(signed))
@@ -175,7 +181,9 @@ class IdentifiedClient:
     address: Address
 
 
-def signed_headers(guest_headers: Headers, client: IdentifiedClient, secret: str) -> list[tuple[bytes, bytes]]:
+def signed_headers(
+    guest_headers: Headers, client: IdentifiedClient, secret: str, *, method: str = "GET"
+) -> list[tuple[bytes, bytes]]:
     """Returns the client's headers that may pass, and the signed identity. The request ID is not among them."""
     instance_id = client.port.device_id
     ours = (
@@ -185,6 +193,7 @@ def signed_headers(guest_headers: Headers, client: IdentifiedClient, secret: str
         (names.SIGNATURE, sign(secret, instance_id)),
         *(((GUEST_FORWARDED, "1"),) if was_forwarded(guest_headers, own_addresses=1) else ()),
         *(((PRIVILEGED, "1"),) if was_privileged(guest_headers) else ()),
+        *(((TOKEN_HEADERS_PASSED, "1"),) if method == "PUT" else ()),
     )
     passed = [(name, value) for name, value in guest_headers if name.lower() in _FROM_GUEST]
     return passed + [(name.encode(), value.encode("latin-1", "replace")) for name, value in ours]

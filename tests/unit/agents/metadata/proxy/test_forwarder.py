@@ -46,6 +46,15 @@ def test_a_forwarded_request_is_marked_as_forwarded(headers, forwarded: bool) ->
     assert passed[b"X-Forwarded-For"] == b"10.0.0.5"
 
 
+def test_only_a_put_is_marked_as_passing_token_headers() -> None:
+    guests = ((b"X-Openimds-Token-Headers", b"forged"), HOP)
+    marks = {
+        method: dict(signed_headers(guests, CLIENT, "secret", method=method)).get(b"X-Openimds-Token-Headers")
+        for method in ("GET", "PUT", "POST")
+    }
+    assert marks == {"GET": None, "PUT": b"1", "POST": None}
+
+
 def test_a_response_has_only_the_headers_for_its_client() -> None:
     inner = ((b"X-Openimds-Hop-Limit", b"1"), (b"Server", b"x"), (b"Set-Cookie", b"x"))
     outer = (
