@@ -5,10 +5,15 @@ After a change of models/, `python -m openimds.store.schema "what changed"` draf
 
 from __future__ import annotations
 
+import re
+import sqlite3
 import sys
 import tempfile
 import uuid
+from collections.abc import Iterable
+from contextlib import closing, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from alembic import command
@@ -22,13 +27,29 @@ from openimds.store.models.base import RevisionCounter
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
+_OWN_VERSION = re.compile(r"[0-9]{4}")
+"""The versions of other services are hexadecimal digests or names."""
+
+_TABLES_OF = {
+    "nova": {"instances", "instance_extra", "cell_mappings", "instance_mappings"},
+    "neutron": {"networksegments", "ml2_port_bindings", "standardattributes"},
+    "keystone": {"local_user", "credential", "assignment"},
+    "placement": {"resource_providers"},
+    "glance": {"image_locations"},
+    "cinder": {"volumes"},
+}
+"""Tables by which the error names the service. The check itself refuses every foreign table."""
+_MAX_NAMED = 3
+
 
 def upgrade(store: Store) -> None:
     """Creates or upgrades all tables and the row of the revision counter. Idempotent.
 
-    Raises StoreUnavailable, also if a newer release created the tables, because there is no downgrade.
+    Raises StoreUnavailable, also if a newer release created the tables, because there is no downgrade, and if the database
+    has the tables of another service. The database is then unchanged.
     """
     _make_folder(store)
+    _refuse_foreign_file(store)
     with store.translated_errors(), store.engine.connect() as connection:
         if store.is_sqlite:
             # Most migrations copy a table, and dropping the old one would delete the rows that refer to it. SQLite ignores
@@ -39,7 +60,7 @@ def upgrade(store: Store) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(8775)"))
-        before = MigrationContext.configure(connection).get_current_revision()
+        before = _own_version(store, connection)
         _refuse_newer(before)
         command.upgrade(_config(connection), "head")
         if store.is_sqlite and before != newest():
@@ -67,9 +88,52 @@ def _refuse_dangling(connection: sa.Connection) -> None:
 
 
 def current(store: Store) -> str | None:
-    """The schema version of the database. None if the database has no tables."""
+    """The schema version of the database. None if the database has no tables.
+
+    Raises StoreUnavailable, also for a database with the tables of another service.
+    """
+    _refuse_foreign_file(store)
     with store.translated_errors(), store.engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return _own_version(store, connection)
+
+
+def _own_version(store: Store, connection: sa.Connection) -> str | None:
+    versions = MigrationContext.configure(connection).get_current_heads()
+    _refuse_foreign(store, sa.inspect(connection).get_table_names(), versions)
+    return versions[0] if versions else None
+
+
+def _refuse_foreign(store: Store, tables: Iterable[str], versions: Iterable[str]) -> None:
+    """Raises StoreUnavailable if there are tables, and no version of openimds among those of Alembic."""
+    foreign = sorted(table for table in tables if table != "alembic_version" and not table.startswith("sqlite_"))
+    if not foreign or any(_OWN_VERSION.fullmatch(version) for version in versions):
+        return
+    service = next((name for name, its in _TABLES_OF.items() if its & set(foreign)), "another program")
+    named = sorted(set(foreign) & _TABLES_OF.get(service, set())) or foreign
+    raise StoreUnavailable(
+        f"the database {store.url.render_as_string()} has the tables of {service} ({', '.join(named[:_MAX_NAMED])}, …), so no "
+        "tables are created there: create an empty database for openimds, and name it in [database] connection"
+    )
+
+
+def _refuse_foreign_file(store: Store) -> None:
+    """Checks a file of SQLite before a connection changes it to WAL mode."""
+    file = Path(store.url.database or "")
+    if not store.is_sqlite or not file.is_file() or _has_wal_mode(file):
+        return
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True)) as connection:
+        tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        steps = connection.execute("SELECT version_num FROM alembic_version") if "alembic_version" in tables else ()
+        _refuse_foreign(store, tables, [str(row[0]) for row in steps])
+
+
+def _has_wal_mode(file: Path) -> bool:
+    """Whether the file is empty or in WAL mode, by the format version in its header (sqlite.org/fileformat2.html)."""
+    try:
+        with file.open("rb") as content:
+            return content.read(20)[18:] in {b"", b"\x02\x02"}
+    except OSError:
+        return True  # the connection reports it
 
 
 def is_empty(store: Store) -> bool:
