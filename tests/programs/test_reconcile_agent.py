@@ -1,8 +1,11 @@
-"""The readiness of an agent, and its progress reports during the first pass."""
+"""The start of an agent: the cloud that it needs, its readiness, and its progress reports during the first pass."""
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,11 +14,16 @@ from typing import Any, cast
 
 import pytest
 import structlog
-from tests.waiting import HANG_SECONDS
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.agents.reconciler.reconciler import PassReport
+from openimds.client.control_client import ControlClient
+from openimds.client.mirror import CloudMirror
+from openimds.client.session import connect
+from openimds.client.store_guard import StoreGuard, StoreRevision
+from openimds.client.testing import PASSWORD, FakeControl
 from openimds.programs import reconcile_agent
-from openimds.programs.reconcile_agent import PROGRESS_SECONDS, Progress, _announce_when_ready
+from openimds.programs.reconcile_agent import PROGRESS_SECONDS, Progress, _announce_when_ready, _await_view
 from openimds.runtime.lifecycle import Signals
 
 
@@ -74,3 +82,79 @@ def test_start_timeout_is_extended_until_the_agent_is_ready(tmp_path: Path, monk
         done.set()
         assert manager.recv(1000) == b"READY=1\nSTATUS="
         announcing.join(HANG_SECONDS)
+
+
+def configuration(folder: Path, auth_url: str) -> Path:
+    file = folder / "agent.ini"
+    file.write_text(
+        f"[DEFAULT]\nstate_path = {folder}\nhost = node1\nnamespace_prefix = test-parts-{os.getpid()}-\n"
+        f"[keystone_authtoken]\nauth_url = {auth_url}/v3\nusername = agent\npassword = {PASSWORD}\n"
+        "project_name = service\nregion_name = RegionOne\n"
+    )
+    return file
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the agents need root")
+@pytest.mark.parametrize(
+    ("program", "counterpart"),
+    [("dhcp-agent", "neutron-dhcp-agent"), ("l3-agent", "neutron-l3-agent"), ("compute-agent", "nova-compute")],
+)
+def test_agent_exits_in_a_cloud_without_the_watch(tmp_path: Path, program: str, counterpart: str) -> None:
+    """The exit code is the one for which the units of systemd do not start the program again."""
+    with FakeControl(watch=False) as neutron:
+        file = configuration(tmp_path, neutron.url)
+        done = subprocess.run(
+            [sys.executable, "-m", "openimds", program, "--config-file", str(file)],
+            capture_output=True,
+            text=True,
+            timeout=HANG_SECONDS,
+            check=False,
+        )
+        assert neutron.calls == [], "no heartbeat"
+    assert done.returncode == os.EX_CONFIG, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"openimds: the catalog of {neutron.url}/v3 has no service of the type instance-metadata")
+    assert f"run {counterpart}" in last
+    assert PASSWORD not in done.stderr
+
+
+def test_agent_waits_for_a_watch_that_it_had_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openimds.client.mirror._NO_WATCH_PAUSE_SECONDS", 0.05)
+    StoreGuard(tmp_path, "openimds-l3-agent").accepts(StoreRevision("s", 1), None)
+    signals = Signals()
+    with FakeControl(watch=False) as control:
+        session = connect(control.auth)
+        mirror = CloudMirror(ControlClient(session), ("port",), requires_watch=True)
+        mirror.start()
+        is_first_start = StoreGuard(tmp_path, "openimds-dhcp-agent").recorded() is None
+        results: list[bool] = []
+        waiting = threading.Thread(
+            target=lambda: results.append(_await_view(mirror, signals, is_first_start=is_first_start))
+        )
+        waiting.start()
+        until(lambda: mirror.watch_unavailable)
+        assert waiting.is_alive()
+        control.has_watch = True
+        waiting.join(HANG_SECONDS)
+        mirror.stop(5)
+        session.session.close()
+    assert results == [True]
+
+
+def test_agent_waits_for_an_unreachable_control_api(tmp_path: Path) -> None:
+    signals = Signals()
+    with FakeControl() as control:
+        control.fail_with(503)
+        session = connect(control.auth)
+        mirror = CloudMirror(ControlClient(session), ("port",), requires_watch=True)
+        mirror.start()
+        results: list[bool] = []
+        waiting = threading.Thread(target=lambda: results.append(_await_view(mirror, signals, is_first_start=True)))
+        waiting.start()
+        until(lambda: mirror._failures)
+        assert waiting.is_alive()
+        control.fail_with(None)
+        waiting.join(HANG_SECONDS)
+        mirror.stop(5)
+        session.session.close()
+    assert results == [True]

@@ -11,6 +11,7 @@ import pytest
 from tests.waiting import HANG_SECONDS
 
 from openimds.config.programs import PROGRAMS
+from openimds.runtime.lifecycle import WatchMissingError
 from openimds.supervisor.notify_socket import MAX_SOCKETS
 
 FOLDER = Path(__file__).parents[2] / "packaging" / "systemd"
@@ -57,6 +58,11 @@ def test_units_notify_systemd_and_restart(program: str) -> None:
 @pytest.mark.parametrize("program", ["dhcp-agent", "l3-agent", "compute-agent"])
 def test_processes_of_an_agent_outlive_it(program: str) -> None:
     assert unit(program)["Service"]["KillMode"] == "process"
+
+
+@pytest.mark.parametrize("program", ["dhcp-agent", "l3-agent", "compute-agent"])
+def test_agent_is_not_restarted_in_an_unsupported_cloud(program: str) -> None:
+    assert unit(program)["Service"]["RestartPreventExitStatus"] == str(WatchMissingError.exit_code)
 
 
 @pytest.mark.parametrize("program", ["metadata-agent", "dhcp-agent", "l3-agent", "compute-agent"])

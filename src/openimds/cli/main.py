@@ -72,14 +72,18 @@ openimds = LazyGroup(
 
 
 class CommandFailedError(click.ClickException):
-    """A command failed: the message goes to stderr, and the exit code is 1."""
+    """A command failed: the message goes to stderr."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click declares it as a class variable
 
     def show(self, file: object = None) -> None:
         print(f"openimds: {self.message}", file=sys.stderr)
 
 
 def main() -> None:
-    """The entry point of `openimds`. Exit codes: 0 success, 1 failure, 2 invalid arguments."""
+    """The entry point of `openimds`. Exit codes: 0 success, 1 failure, 2 invalid arguments, 78 a cloud without the program's API."""
     openimds(prog_name="openimds")
 
 

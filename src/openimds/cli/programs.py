@@ -60,7 +60,7 @@ def run_program(program: Program[CommonConfig], config_files: tuple[str, ...]) -
     try:
         code = module.run(config)
     except StartupError as error:
-        raise CommandFailedError(str(error)) from error
+        raise CommandFailedError(str(error), error.exit_code) from error
     except Exception:
         log.exception("program ended by an unexpected exception")
         return 1

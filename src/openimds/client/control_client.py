@@ -80,6 +80,10 @@ class ControlClient:
         self._has_admin_role: bool | None = None
         self._decoder = _ObjectDecoder()
 
+    def forget_catalog(self) -> None:
+        """Makes the next call fetch a new token, and with it the present catalog."""
+        self._session.invalidate()
+
     # The watch ----------------------------------------------------------------------------------------------------
 
     def snapshot(self, kinds: Sequence[str], known_revision: int | None = None) -> Snapshot:

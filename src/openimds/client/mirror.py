@@ -103,6 +103,7 @@ class WatchClient(Protocol):
     def changes(
         self, after: int, kinds: Sequence[str], timeout_seconds: float, store_id: str, epoch: str
     ) -> Changes: ...
+    def forget_catalog(self) -> None: ...
 
 
 class DatabaseGuard(Protocol):
@@ -125,9 +126,14 @@ class CloudMirror:
         *,
         poll_seconds: float = POLL_SECONDS,
         guard: DatabaseGuard | None = None,
+        requires_watch: bool = False,
     ) -> None:
-        """Without a guard every snapshot is trusted."""
+        """Without a guard every snapshot is trusted.
+
+        `requires_watch`: nothing replaces the watch. The catalog is fetched again before each attempt.
+        """
         self._client = client
+        self._requires_watch = requires_watch
         self._guard = guard
         self._store_id = self._epoch = ""
         self._kinds = tuple(kinds)
@@ -206,6 +212,8 @@ class CloudMirror:
             except NoWatchError as error:
                 self._on_no_watch(error)
                 self._stopping.wait(_NO_WATCH_PAUSE_SECONDS)
+                if self._requires_watch:
+                    self._client.forget_catalog()
             except ControlApiError as error:
                 self._on_connection_lost(error)
                 self._stopping.wait(self._pause_seconds())
@@ -285,7 +293,8 @@ class CloudMirror:
 
     def _on_no_watch(self, error: NoWatchError) -> None:
         if not self._no_watch:
-            _log.warning("watch not available: Neutron is queried for each request", error=str(error))
+            replacement = "the last view" if self._requires_watch else "Neutron is queried for each request"
+            _log.warning("watch not available", error=str(error), replacement=replacement)
         with self._changed:
             self._no_watch = True
             self._changed.notify_all()

@@ -58,7 +58,8 @@ class FakeControl:
         self.role = "service"
         """The role in the tokens."""
         self.logins = 0
-        self._watch = watch
+        self.has_watch = watch
+        """Whether the catalog of a new token has the watch."""
         self._state = _State()
         self._changed = threading.Condition()
         self._closing = False
@@ -161,7 +162,7 @@ class FakeControl:
             return 401, {"error": {"code": 401, "message": "The request you have made requires authentication."}}
         if self._failing is not None:
             return self._failing, {"error": {"message": "fail_with"}}
-        if url.path.startswith("/openimds/v1/") and self._watch:
+        if url.path.startswith("/openimds/v1/") and self.has_watch:
             return self._watch_call(request.command, url.path.removeprefix("/openimds/v1"), query, body)
         if url.path.startswith("/network/v2.0/ports"):
             return self._port_call(request.command, url.path.removeprefix("/network/v2.0"), url.query, body)
@@ -181,7 +182,7 @@ class FakeControl:
     def _token(self) -> dict[str, Any]:
         domain = {"id": "default", "name": "Default"}
         paths = {"identity": "/v3", "network": "/network"} | (
-            {"instance-metadata": "/openimds/v1"} if self._watch else {}
+            {"instance-metadata": "/openimds/v1"} if self.has_watch else {}
         )
         return {
             "user": {"id": "u", "name": "agent", "domain": domain},

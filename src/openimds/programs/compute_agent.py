@@ -80,6 +80,7 @@ def run(config: ComputeAgentConfig) -> int:
     agent = AgentSpec(
         config=config,
         identity=Identity(binary="openimds-compute-agent", host=config.host, agent_type="Compute agent"),
+        counterpart="nova-compute with an L2 agent of Neutron",
         client=client,
         kinds=KINDS,
         handler=servers,

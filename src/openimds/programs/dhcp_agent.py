@@ -51,6 +51,7 @@ def run(config: DhcpAgentConfig) -> int:
         AgentSpec(
             config=config,
             identity=Identity(binary="openimds-dhcp-agent", host=config.host, agent_type="DHCP agent"),
+            counterpart="neutron-dhcp-agent",
             client=client,
             kinds=KINDS,
             handler=networks,

@@ -55,6 +55,7 @@ def run(config: L3AgentConfig) -> int:
         AgentSpec(
             config=config,
             identity=Identity(binary="openimds-l3-agent", host=config.host, agent_type="L3 agent"),
+            counterpart="neutron-l3-agent",
             client=client,
             kinds=KINDS,
             handler=routers,

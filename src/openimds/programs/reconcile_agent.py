@@ -21,11 +21,12 @@ from openimds.linux.monitor.host_monitor import HostMonitor
 from openimds.linux.monitor.process_exit import ProcessExitWatcher
 from openimds.runtime import metrics, sd_notify
 from openimds.runtime.heartbeat import Heartbeat, Identity
-from openimds.runtime.lifecycle import Signals
+from openimds.runtime.lifecycle import Signals, WatchMissingError
 from openimds.runtime.rlimits import raise_nofile
 
 EXTENSION_SECONDS = 60.0
 """The extension of the start timeout with each progress report. A first pass without progress for this time has failed."""
+VIEW_POLL_SECONDS = 0.1
 PROGRESS_SECONDS = 2.0
 """The interval of progress reports to the service manager during the first pass."""
 
@@ -45,6 +46,8 @@ class AgentSpec:
 
     config: AgentConfig
     identity: Identity
+    counterpart: str
+    """The program that does this work in a cloud without the watch, such as `neutron-dhcp-agent`."""
     client: ControlClient
     kinds: Sequence[str]
     handler: ReportingHandler
@@ -60,9 +63,14 @@ class AgentSpec:
 
 
 def serve(agent: AgentSpec) -> int:
-    """Runs the agent until SIGTERM or SIGINT and returns the exit code. Namespaces and processes stay in place."""
+    """Runs the agent until SIGTERM or SIGINT and returns the exit code. Namespaces and processes stay in place.
+
+    Raises WatchMissingError if the cloud has no watch, unless this host had a control API with one before.
+    """
     raise_nofile()  # each namespace keeps some files open
-    mirror = CloudMirror(agent.client, agent.kinds, guard=StoreGuard(agent.config.state_path, agent.identity.binary))
+    guard = StoreGuard(agent.config.state_path, agent.identity.binary)
+    is_first_start = guard.recorded() is None
+    mirror = CloudMirror(agent.client, agent.kinds, guard=guard, requires_watch=True)
     exit_watcher = ProcessExitWatcher(agent.monitor.processes_exited)
     scheduler = Scheduler(Reconciler(agent.handler, agent.monitor), mirror, agent.interval_seconds, exit_watcher.watch)
     heartbeat = Heartbeat(
@@ -82,16 +90,41 @@ def serve(agent: AgentSpec) -> int:
         agent.monitor.start(agent.folders, scheduler.wake, scheduler.request_resync)
         mirror.start()
         thread.start()
-        _announce_when_ready(agent, scheduler, signals, failed)
-        heartbeat.start()
-        signals.wait()
+        is_supported = _await_view(mirror, signals, is_first_start=is_first_start)
+        if is_supported:
+            _announce_when_ready(agent, scheduler, signals, failed)
+            heartbeat.start()
+            signals.wait()
         heartbeat.stop()
         scheduler.stop()
         mirror.stop()
         thread.join(timeout=10)
         exit_watcher.close()
         agent.monitor.close()
+    if not is_supported:
+        raise WatchMissingError(_no_watch_sentence(agent))
     return 1 if failed.is_set() else 0
+
+
+def _await_view(mirror: CloudMirror, signals: Signals, *, is_first_start: bool) -> bool:
+    """Waits for the first view or a stop. Returns False if the cloud of a first start has no watch.
+
+    On a host that had a view before, the catalog lacks the watch for some time, such as during an upgrade.
+    """
+    while mirror.view().revision < 0 and not signals.stopped.wait(VIEW_POLL_SECONDS):
+        if mirror.watch_unavailable and is_first_start:
+            return False
+    return True
+
+
+def _no_watch_sentence(agent: AgentSpec) -> str:
+    auth = agent.config.auth
+    region = f" in the region {auth.region_name}" if auth.region_name else ""
+    return (
+        f"the catalog of {auth.auth_url} has no service of the type instance-metadata{region}, which the control API of "
+        f"openimds has, so {agent.identity.binary} cannot work with this cloud: run {agent.counterpart} of this cloud instead. "
+        "openimds-metadata-agent and the metadata API work with it"
+    )
 
 
 def _run_scheduler(scheduler: Scheduler[Any], signals: Signals, failed: threading.Event) -> None:

@@ -25,6 +25,15 @@ log = structlog.get_logger(__name__)
 class StartupError(Exception):
     """The program cannot start or continue. The message states the reason and the remedy."""
 
+    exit_code = 1
+
+
+class WatchMissingError(StartupError):
+    """The cloud lacks an API that the program needs, so that a restart cannot help."""
+
+    exit_code = os.EX_CONFIG
+    """78, which the units list in RestartPreventExitStatus= (sysexits.h, systemd.exec(5))."""
+
 
 def begin(config: CommonConfig) -> None:
     """Configures logging, closes the state folder to other users, and logs the warnings of the configuration files."""

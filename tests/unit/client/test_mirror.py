@@ -177,6 +177,22 @@ def test_cloud_without_watch_is_detected():
         session.session.close()
 
 
+def test_required_watch_is_found_when_the_catalog_has_it_again(monkeypatch):
+    """The catalog is part of a token, which is valid for an hour."""
+    monkeypatch.setattr("openimds.client.mirror._NO_WATCH_PAUSE_SECONDS", 0.05)
+    with FakeControl(watch=False) as control:
+        session = connect(control.auth)
+        mirror = CloudMirror(ControlClient(session), KINDS, requires_watch=True)
+        with capture_logs() as logs:
+            mirror.start()
+            until(lambda: mirror.watch_unavailable)
+            control.has_watch = True
+            until(lambda: mirror.connected)
+        mirror.stop(5)
+        session.session.close()
+    assert [line["replacement"] for line in logs if line["event"] == "watch not available"] == ["the last view"]
+
+
 def test_pruned_revision_is_an_error(fake, client):
     fake.forget_changes()
     with pytest.raises(RevisionGoneError):
