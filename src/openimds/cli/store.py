@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -117,14 +118,26 @@ def import_() -> None:
 )
 @config_file
 @click.option("--dry-run", is_flag=True, help="Check the file without changing the store.")
-def instances(*, file: IO[bytes], state_dir: Path | None, config_files: tuple[str, ...], dry_run: bool) -> None:
-    from openimds.store.importer.importer import InstanceStore
+@click.option("--sync", is_flag=True, help="Also delete the instances of earlier imports that FILE does not contain.")
+@click.option("--force", is_flag=True, help="With --sync: delete them even if they are more than half.")
+def instances(
+    *, file: IO[bytes], state_dir: Path | None, config_files: tuple[str, ...], dry_run: bool, sync: bool, force: bool
+) -> None:
+    from openimds.store.importer.importer import InstanceStore, Outcome
 
     if state_dir is not None and config_files:
         raise CommandFailedError("--state-dir and --config-file both name a store: give only one of them")
+    if force and not sync:
+        raise CommandFailedError("--force has an effect only with --sync")
     document = _document(file)
     with open_store(config_files or _files_in(state_dir or DEFAULT)) as store, _command_errors():
         _check_tables(store, dry_run=dry_run)
+        if sync:
+            outcomes = InstanceStore(store).sync_instances(document, is_forced=force, dry_run=dry_run)
+            totals = Counter(outcomes.values())
+            counts = ", ".join(f"{totals[each]} {each}" for each in get_args(Outcome))
+            click.echo(f"a dry run changed nothing: {counts}" if dry_run else counts)
+            return
         ids = InstanceStore(store).import_instances(document, dry_run=dry_run)
     count = f"{len(ids)} instance{'' if len(ids) == 1 else 's'}"
     click.echo(f"{count} could be imported; nothing was changed" if dry_run else f"{count} imported")

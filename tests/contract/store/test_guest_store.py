@@ -81,6 +81,13 @@ def test_address_is_resolved_to_its_port(instances: InstanceStore) -> None:
     assert instances.ports_by_provider("lb-2", "10.0.0.6") is None
 
 
+def test_sync_removes_imported_instances_only(instances: InstanceStore) -> None:
+    assert instances.sync_instances({"instances": [IMPORTED]}) == {IMPORTED["uuid"]: "added"}
+    assert instances.sync_instances({"instances": [IMPORTED]}) == {IMPORTED["uuid"]: "unchanged"}
+    assert instances.sync_instances({"instances": []}, is_forced=True) == {IMPORTED["uuid"]: "removed"}
+    assert instances.instance(SERVER) is not None
+
+
 def _add_network(store: Store, name: str, cidr: str, address: str, instance_id: str, **attributes: Any) -> None:
     """A network `name` with a subnet, and on it a port of the project `name` that the instance has."""
     with store.write() as session:

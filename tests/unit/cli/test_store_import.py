@@ -125,6 +125,34 @@ def test_second_import_replaces_the_instance(place: Place) -> None:
     assert (found.hostname, found.nics, found.key, found.user_data) == ("other", (), None, None)
 
 
+def test_sync_reports_counts_and_needs_force_to_remove_more_than_half(place: Place) -> None:
+    first, second = example()["instances"][0], {"id": PORT["id"], "project_id": "p", "hostname": "vm"}
+    store = ("--config-file", str(place.conf))
+    sync = (*store, "--sync")
+    assert place.import_document({"instances": [first, second]}, *sync) == (
+        0,
+        "2 added, 0 changed, 0 unchanged, 0 removed\n",
+    )
+    assert place.run(*sync, "--dry-run") == (
+        0,
+        "a dry run changed nothing: 0 added, 0 changed, 2 unchanged, 0 removed\n",
+    )
+    code, output = place.import_document({"instances": []}, *sync)
+    assert (code, place.instance() is None) == (1, False)
+    assert output.startswith("openimds: nothing was changed: the file does not contain 2 of the 2 instances")
+    assert place.import_document({"instances": [second]}, *sync)[1] == "0 added, 0 changed, 1 unchanged, 1 removed\n"
+    assert place.instance() is None
+    assert place.import_document({"instances": []}, *sync, "--force")[1].endswith(" 1 removed\n")
+    assert "--force has an effect only with --sync" in place.run(*store, "--force")[1]
+
+
+def test_recorded_instances_of_nova_are_unchanged_by_a_second_sync(place: Place) -> None:
+    place.file.write_text(RECORDED.read_text())
+    sync = ("--config-file", str(place.conf), "--sync")
+    assert place.run(*sync)[1].startswith("3 added")
+    assert place.run(*sync)[1] == "0 added, 0 changed, 3 unchanged, 0 removed\n"
+
+
 def test_one_invalid_instance_prevents_the_import(place: Place) -> None:
     bad = {"instances": [{"id": ID, "project_id": "p", "hostname": "good"}, {"id": "x"}]}
     code, output = place.import_document(bad)

@@ -5,7 +5,8 @@ An instance with `uuid` has Nova's form, any other has the form of docs/guide/im
 {"instances": [{"uuid": …, "project_id": …, "hostname": …, "display_name": …, "flavor_name": …, "metadata": {…},
   "user_data_b64": …, "key_name": …, "key_type": …, "public_key": …, "ec2_ids": {…}, "network_info": [nova's VIFs],
   "neutron_ports": […], "device_metadata": nova's object, "numa_topology": nova's object,
-  "block_device_mappings": […], "security_groups": [{"name": …}], "system_metadata": {"password_0": …}, …}]}
+  "block_device_mappings": […], "security_groups": [{"name": …}], "system_metadata": {"password_0": …},
+  "launched_at": "2026-05-01T10:00:00Z", …}]}
 
 All fields but `uuid`, `project_id` and `hostname` may be missing or null.
 """
@@ -15,8 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from openimds.resources.errors import BadRequest, Conflict
@@ -59,25 +61,40 @@ def instances_in(document: Mapping[str, Any]) -> Iterator[PlacedInstance]:
         yield PlacedInstance(place, found)
 
 
-def import_server(session: Session, placed: PlacedInstance) -> str:
-    """Creates or replaces one server and returns its id. Raises Conflict for a server of this cloud."""
-    found = placed.instance
+Outcome = Literal["added", "changed", "unchanged", "removed"]
+
+
+def import_server(session: Session, placed: PlacedInstance, *, keeps_password: bool = False) -> Outcome:
+    """Creates or replaces one server. Raises Conflict for a server of this cloud.
+
+    `keeps_password`: a stored password stays if the instance of the document has none.
+    """
+    found, now = placed.instance, utc_now()
     server = session.get(Server, found.uuid)
     if server is not None and server.imported_document is None:
         raise Conflict(f"{placed.place}: {found.uuid} is an instance of this cloud and cannot be replaced by an import")
+    columns = _columns(found)
+    if found.launched_at is not None:
+        columns["launched_at"] = found.launched_at
     if server is None:
-        server = Server(id=found.uuid, created_at=utc_now())
+        server = Server(id=found.uuid, created_at=now, updated_at=now, **({"launched_at": now} | columns))
         session.add(server)
-    for name, value in _columns(found).items():
-        setattr(server, name, value)
+        outcome: Outcome = "added"
+    else:
+        different = {name: value for name, value in columns.items() if getattr(server, name) != value}
+        for name, value in different.items():
+            setattr(server, name, value)
+        outcome = "changed" if different else "unchanged"
     session.flush()
     _reserve_ec2_ids(session, server)
-    _import_password(session, found)
-    return found.uuid
+    if _import_password(session, found, keeps_password=keeps_password) and outcome == "unchanged":
+        outcome = "changed"
+    if outcome == "changed":
+        server.updated_at = now
+    return outcome
 
 
 def _columns(found: NovaInstance) -> dict[str, Any]:
-    now = utc_now()
     return found.model_dump(include=_SAME_NAME) | {
         "name": found.display_name or found.hostname,
         "image_id": found.image_ref or None,
@@ -91,8 +108,6 @@ def _columns(found: NovaInstance) -> dict[str, Any]:
         "imported_document": _imported_document(found),
         "driver": "external",
         "status": "ACTIVE",
-        "updated_at": now,
-        "launched_at": now,
     }
 
 
@@ -119,16 +134,41 @@ def _reserve_ec2_ids(session: Session, server: Server) -> None:
             reserve_ec2_number(session, EC2_IMAGE, image_id, ec2_id)
 
 
-def _import_password(session: Session, found: NovaInstance) -> None:
-    """Stores the password, which Nova splits into password_0 … password_3 of system_metadata."""
+def _import_password(session: Session, found: NovaInstance, *, keeps_password: bool) -> bool:
+    """Stores the password, which Nova splits into password_0 … password_3 of system_metadata.
+
+    Returns whether it changed.
+    """
     pieces = {name: text for name, text in found.system_metadata.items() if name.startswith("password_")}
     text = "".join(pieces[name] for name in sorted(pieces))
     old = session.get(ServerPassword, found.uuid)
+    if (old.password if old is not None else "") == text or (keeps_password and not text):
+        return False
     if old is not None:
         session.delete(old)
         session.flush()
     if text:
         session.add(ServerPassword(server_id=found.uuid, password=text))
+    return True
+
+
+def _imported_ids(session: Session) -> frozenset[str]:
+    """The ids of all instances that an import made. A document is an object; other servers have NULL or JSON's null."""
+    is_imported = sa.cast(Server.imported_document, sa.Text).like("{%")
+    return frozenset(session.scalars(sa.select(Server.id).where(is_imported)))
+
+
+def _remove_gone(session: Session, before: frozenset[str], present: frozenset[str], *, is_forced: bool) -> list[str]:
+    """Deletes the imported servers that are not in the document. Raises Conflict if these are more than half of them."""
+    gone = sorted(before - present)
+    if 2 * len(gone) > len(before) and not is_forced:
+        raise Conflict(
+            f"nothing was changed: the file does not contain {len(gone)} of the {len(before)} instances of earlier imports. "
+            "Check that the file is complete, and repeat the command with --force if these instances are gone"
+        )
+    for instance_id in gone:
+        session.delete(session.get_one(Server, instance_id))
+    return gone
 
 
 class _UndoneError(Exception):
@@ -147,10 +187,34 @@ class InstanceStore(MetadataStore):
 
         A dry run checks and writes everything, and rolls back. Raises BadRequest, which names the field, and Conflict.
         """
-        imported: list[str] = []
+        imported: dict[str, Outcome] = {}
         with suppress(_UndoneError), self._store.write() as session:
-            imported.extend(import_server(session, placed) for placed in instances_in(document))
-            if dry_run:
-                session.flush()
-                raise _UndoneError
+            for placed in instances_in(document):
+                imported[placed.instance.uuid] = import_server(session, placed)
+            _undo_if(session, dry_run)
         return tuple(imported)
+
+    def sync_instances(
+        self, document: Mapping[str, Any], *, is_forced: bool = False, dry_run: bool = False
+    ) -> Mapping[str, Outcome]:
+        """The same, and deletes the instances of earlier imports that the document does not contain. Returns what was done
+        with each instance, by id.
+
+        Instances that did not change stay untouched, and a password that the guest posted stays. Raises Conflict also if
+        more than half of the instances would be deleted, unless the deletion `is_forced`.
+        """
+        outcomes: dict[str, Outcome] = {}
+        with suppress(_UndoneError), self._store.write() as session:
+            before = _imported_ids(session)
+            for placed in instances_in(document):
+                outcomes[placed.instance.uuid] = import_server(session, placed, keeps_password=True)
+            gone = _remove_gone(session, before, frozenset(outcomes), is_forced=is_forced)
+            outcomes.update(dict.fromkeys(gone, "removed"))
+            _undo_if(session, dry_run)
+        return outcomes
+
+
+def _undo_if(session: Session, dry_run: bool) -> None:
+    if dry_run:
+        session.flush()
+        raise _UndoneError

@@ -9,6 +9,7 @@ import binascii
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from typing import Annotated, Any, Self
 from uuid import UUID
@@ -92,6 +93,15 @@ def _base64(text: object) -> bytes:
         raise ValueError("it is not base64") from None
 
 
+def _time(value: object) -> datetime:
+    """The time in UTC without a zone, as the tables contain it. YAML has times of its own."""
+    try:
+        time = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except ValueError:
+        raise ValueError(f"{str(value)[:80]!r} is not a time like 2026-05-01T10:00:00Z") from None
+    return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
+
+
 def _texts(value: object) -> object:
     if not isinstance(value, Mapping) or not all(isinstance(text, str) for text in value.values()):
         raise PydanticCustomError("texts", "it must be an object of texts")
@@ -133,6 +143,7 @@ Addresses = Annotated[list[Address], BeforeValidator(_listed_texts)]
 Names = Annotated[list[str], BeforeValidator(_listed_texts)]
 Ec2Id = Annotated[RequiredText, _matching(r"[a-z]+-[0-9a-f]{8}", "like i-0000002a")]
 Base64 = Annotated[bytes, BeforeValidator(_base64)]
+Time = Annotated[datetime, BeforeValidator(_time)]
 
 
 class ImportedObject(BaseModel):
@@ -302,7 +313,7 @@ class ImportedFile(StrictObject):
 
 _SAME_NAME = {"project_id", "user_id", "hostname", "metadata", "launch_index", "availability_zone", "reservation_id",
               "root_device_name", "kernel_id", "ramdisk_id", "default_ephemeral_device",
-              "default_swap_device"}  # fmt: skip
+              "default_swap_device", "launched_at"}  # fmt: skip
 """The fields of both forms."""
 
 
@@ -328,6 +339,7 @@ class ImportedInstance(StrictObject):
     metadata: Texts = {}
     security_groups: Names = []
     password: str | None = None
+    launched_at: Time | None = None
     root_device_name: str | None = None
     default_ephemeral_device: str | None = None
     default_swap_device: str | None = None
@@ -408,6 +420,7 @@ class NovaInstance(ImportedObject):
     security_groups: list[dict[str, Any]] = []
     launch_index: Number = 0
     reservation_id: str | None = None
+    launched_at: Time | None = None
     root_device_name: str | None = None
     default_ephemeral_device: str | None = None
     default_swap_device: str | None = None

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from openimds.resources.errors import BadRequest, NotFound
+from openimds.resources.errors import BadRequest, Conflict, NotFound
 from openimds.resources.instance import InjectedFile, InstanceKey, NicAddress, TaggedDevice
 from openimds.resources.network import HostRoute
-from openimds.store.engine import Store
+from openimds.store.engine import Store, changes_after
 from openimds.store.importer.importer import InstanceStore
 from openimds.store.models.compute import Server
 from openimds.store.models.network import FloatingIP, IPAllocation, Network, Port, SecurityGroup, Subnet
@@ -262,6 +263,77 @@ def test_second_import_replaces_the_instance(store: Store) -> None:
     instance = instances.instance(IMPORTED["uuid"])
     assert instance is not None
     assert (instance.hostname, instance.password) == ("near", None)
+
+
+SECOND = {"uuid": "5d8d0a0e-0000-4000-8000-000000000002", "project_id": "p1", "hostname": "second"}
+THIRD = {"uuid": "5d8d0a0e-0000-4000-8000-000000000003", "project_id": "p1", "hostname": "third"}
+
+
+def synced(store: Store, *instances: dict[str, Any], is_forced: bool = False, dry_run: bool = False) -> dict[str, int]:
+    outcomes = InstanceStore(store).sync_instances({"instances": list(instances)}, is_forced=is_forced, dry_run=dry_run)
+    return dict(Counter(outcomes.values()))
+
+
+def test_sync_reports_what_it_did_and_leaves_unchanged_instances_alone(store: Store) -> None:
+    assert synced(store, IMPORTED, SECOND, THIRD) == {"added": 3}
+    before = store.revision()
+    assert synced(store, IMPORTED, SECOND, THIRD) == {"unchanged": 3}
+    assert store.revision() == before, "agents fetch nothing again"
+    assert synced(store, IMPORTED, SECOND | {"hostname": "other"}) == {"changed": 1, "unchanged": 1, "removed": 1}
+    with store.read() as session:
+        changed = {entry.object_id for entry in changes_after(session, before, ("server",))}
+    assert changed == {SECOND["uuid"], THIRD["uuid"]}
+    instances = InstanceStore(store)
+    assert instances.instance(THIRD["uuid"]) is None
+    second = instances.instance(SECOND["uuid"])
+    assert second is not None
+    assert second.hostname == "other"
+
+
+def test_sync_removes_only_imported_instances(store: Store, filled: InstanceStore) -> None:
+    assert synced(store, IMPORTED) == {"added": 1}
+    assert synced(store, is_forced=True) == {"removed": 1}
+    assert filled.instance(SERVER) is not None
+
+
+def test_sync_that_would_remove_more_than_half_changes_nothing(store: Store) -> None:
+    synced(store, IMPORTED, SECOND, THIRD)
+    before = store.revision()
+    new = SECOND | {"uuid": "5d8d0a0e-0000-4000-8000-000000000004"}
+    for dry_run in (True, False):
+        with pytest.raises(Conflict, match=r"does not contain 2 of the 3 instances of earlier imports.*--force"):
+            synced(store, IMPORTED | {"hostname": "changed"}, new, dry_run=dry_run)
+    assert store.revision() == before
+    assert synced(store, IMPORTED, new, is_forced=True, dry_run=True) == {"added": 1, "unchanged": 1, "removed": 2}
+    assert store.revision() == before
+    assert synced(store, IMPORTED, new, is_forced=True) == {"added": 1, "unchanged": 1, "removed": 2}
+
+
+def test_sync_keeps_the_password_that_a_guest_posted(store: Store) -> None:
+    instances = InstanceStore(store)
+    synced(store, SECOND)
+    assert instances.set_password_once(SECOND["uuid"], "posted")
+    assert synced(store, SECOND) == {"unchanged": 1}
+    found = instances.instance(SECOND["uuid"])
+    assert found is not None
+    assert found.password == "posted"
+    assert synced(store, SECOND | {"system_metadata": {"password_0": "novas"}}) == {"changed": 1}
+
+
+def test_launch_time_stays_unless_the_document_has_another(store: Store) -> None:
+    """Each import restarted imds:UserDataMinutes, because the launch time was the time of the import."""
+    launched = SECOND | {"launched_at": "2026-05-01T12:00:00+02:00"}
+    instances = InstanceStore(store)
+    times = []
+    for document in (SECOND, SECOND | {"hostname": "x"}, launched, SECOND):
+        instances.import_instances({"instances": [document]})
+        found = instances.instance(SECOND["uuid"])
+        assert found is not None
+        times.append(found.launched_at)
+    assert times[0] == times[1]
+    assert times[2:] == [datetime(2026, 5, 1, 10, tzinfo=UTC).timestamp()] * 2
+    with pytest.raises(BadRequest, match=r"launched_at: .* is not a time like"):
+        instances.import_instances({"instances": [SECOND | {"launched_at": "yesterday"}]})
 
 
 def test_imported_ec2_numbers_are_reserved(filled: InstanceStore) -> None:
