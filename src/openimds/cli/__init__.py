@@ -4,7 +4,7 @@
 - `up`: `up`, `down`, `status` and `restart`.
 - `programs`: `control-api`, `metadata-api` and the agents.
 - `config`: `config sample` and `config validate`.
-- `store`: `db upgrade`, `db version`, `db bootstrap` and `import instances`.
+- `store`: `db upgrade`, `db version`, `db bootstrap`, `import instances` and `export nova`.
 """
 
 from __future__ import annotations

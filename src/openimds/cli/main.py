@@ -35,6 +35,7 @@ _COMMANDS: Mapping[str, LazyCommand] = {
     "compute-agent": LazyCommand("programs", "compute_agent", "Run the compute agent."),
     "config": LazyCommand("config", "config", "Print sample configuration files, or check files."),
     "import": LazyCommand("store", "import_", "Import instances of another system."),
+    "export": LazyCommand("store", "export", "Export the instances of a nova for `openimds import`."),
     "db": LazyCommand("store", "db", "Create, upgrade or fill the database."),
     "version": LazyCommand("main", "version", "Show the version."),
 }

@@ -1,11 +1,16 @@
-"""The commands on the database: `openimds db upgrade`, `version` and `bootstrap`, and `openimds import instances`."""
+"""The commands on the database: `openimds db upgrade`, `version` and `bootstrap`, `openimds import instances`, and
+`openimds export nova`, whose output they import.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import stat
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, get_args
@@ -196,3 +201,85 @@ def _check_tables(store: Store, *, dry_run: bool) -> None:
         schema.upgrade(store)
     elif current != schema.newest():
         raise CommandFailedError("the tables do not have the schema of this version: run `openimds db upgrade`")
+
+
+SECRET_MODE = 0o600
+
+
+@click.group(help="Export the instances of a nova for `openimds import instances`.")
+def export() -> None:
+    """The group of the commands below."""
+
+
+@export.command(
+    help="Print all instances of a nova as JSON, with ids, keys, user data, passwords and addresses. The command runs where "
+    "nova's configuration is readable, such as on a host of nova-api, and reads the databases by nova's own code."
+)
+@click.option(
+    "--config-file",
+    "config_files",
+    multiple=True,
+    metavar="FILE",
+    help="A configuration file of nova. May be repeated. Default: those that nova itself reads, such as /etc/nova/nova.conf.",
+)
+@click.option("--python", default="python3", metavar="PATH", help="The Python of nova's environment.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write FILE (mode 0600) instead of stdout."
+)
+@click.option("--without-security-groups", is_flag=True, help="Leave out the security groups, which Neutron has.")
+def nova(*, config_files: tuple[str, ...], python: str, output: Path | None, without_security_groups: bool) -> None:
+    from openimds.store.importer.importer import instances_in
+
+    options = [f"--config-file={Path(file).absolute()}" for file in config_files]
+    program = str(Path(python).absolute()) if "/" in python else python
+    document = _exported([program, "-", *options, *(["--without-security-groups"] if without_security_groups else [])])
+    try:
+        count = sum(1 for _ in instances_in(document))
+    except OpenimdsError as error:
+        raise CommandFailedError(
+            f"nothing was written, because this instance could not be imported: {error}"
+        ) from error
+    _write_secretly(json.dumps(document, indent=1) + "\n", output)
+    click.echo(f"{count} instance{'' if count == 1 else 's'} exported", err=True)
+
+
+def _exported(command: Sequence[str]) -> dict[str, Any]:
+    """The document that the script prints. Its standard error may hold data of instances and is not shown."""
+    from openimds.store.importer import importer
+
+    script = Path(importer.__file__).with_name("nova_export.py").read_bytes()
+    try:
+        # The script is read from stdin, so that the folder of a file does not precede nova's modules in sys.path.
+        done = subprocess.run(command, input=script, capture_output=True, check=False, cwd="/")
+    except OSError as error:
+        raise CommandFailedError(
+            f"{command[0]} cannot be run: {error.strerror}: name a Python with --python"
+        ) from error
+    try:
+        document = json.loads(done.stdout)
+    except ValueError:
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
+        # The message of an exception may hold data.
+        reason = lines[-1].partition(":")[0][:_SHOWN]
+        raise CommandFailedError(f"{command[0]} ended with code {done.returncode}: {reason}") from None
+    if "error" in document:
+        raise CommandFailedError(document["error"])
+    return dict(document)
+
+
+def _write_secretly(text: str, output: Path | None) -> None:
+    """Writes a file with mode 0600, which replaces an earlier one at once. None is stdout, and a file there gets the mode."""
+    if output is None:
+        if stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode):
+            os.fchmod(sys.stdout.fileno(), SECRET_MODE)
+        click.echo(text, nl=False)
+        return
+    draft = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, SECRET_MODE)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        draft.replace(output)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise CommandFailedError(f"{output} cannot be written: {error.strerror}") from error
