@@ -262,8 +262,11 @@ def tag(field: str, value: Any) -> str:
 
 
 def gateway_info(field: str, value: Any) -> dict[str, Any] | None:
-    """`{"network_id": …, "enable_snat": true, "external_fixed_ips": […]}`. Null or an empty object removes the gateway."""
-    if not value:
+    """`{"network_id": …, "enable_snat": true, "external_fixed_ips": […]}`.
+
+    Null, an empty object and an object without a network remove the gateway, as in Neutron.
+    """
+    if value is None:
         return None
     keys: dict[str, Validator] = {
         "network_id": uuid_or_null,
@@ -273,9 +276,11 @@ def gateway_info(field: str, value: Any) -> dict[str, Any] | None:
     }
     checked = Struct(keys)(field, value)
     checked.pop("qos_policy_id", None)
-    if checked.get("network_id") is None and (checked.get("external_fixed_ips") or "enable_snat" in checked):
+    if checked.get("network_id") is not None:
+        return checked
+    if checked.get("external_fixed_ips") or "enable_snat" in checked:
         raise invalid(field, "'network_id' is missing in it")
-    return checked
+    return None
 
 
 def json_object(field: str, value: Any) -> dict[str, Any]:

@@ -113,6 +113,7 @@ BAD_BODIES = [
     ("ports", {"port": {"network_id": NOBODY, "binding:vnic_type": "direct"}}, "binding:vnic_type"),
     ("routers", {"router": {"external_gateway_info": {"network_id": "x"}}}, "external_gateway_info"),
     ("routers", {"router": {"external_gateway_info": {"enable_snat": True}}}, "external_gateway_info"),
+    ("routers", {"router": {"external_gateway_info": []}}, "external_gateway_info"),
     ("routers", {"router": {"routes": [{"destination": "10.0.0.0/8", "nexthop": "x"}]}}, "routes"),
     ("floatingips", {"floatingip": {}}, "floating_network_id"),
     ("floatingips", {"floatingip": {"floating_network_id": NOBODY, "port_id": "x"}}, "port_id"),
@@ -288,6 +289,15 @@ class TestProviderTags:
     def test_members_can_set_the_tag_on_other_kinds(self, member: Any, net: Any) -> None:
         path = f"/networks/{net['network']['id']}/tags"
         assert member.put(path, {"tags": [PROVIDER]}) == {"tags": [PROVIDER]}
+
+
+@pytest.mark.parametrize("info", [{}, {"external_fixed_ips": []}, {"qos_policy_id": None}, {"network_id": None}], ids=str)
+def test_gateway_without_a_network_is_no_gateway(member: Any, info: dict[str, Any]) -> None:
+    """A creation with such an object failed with 500."""
+    router = member.make("router", external_gateway_info=info)
+    assert router["external_gateway_info"] is None
+    changed = member.put(f"/routers/{router['id']}", {"router": {"external_gateway_info": info}})["router"]
+    assert changed["external_gateway_info"] is None
 
 
 def test_floating_ip_is_associated_and_released(member: Any, operator: Any, net: Any) -> None:
