@@ -12,6 +12,7 @@ from openimds.cli.main import CommandFailedError
 from openimds.config.ini_reader import ConfigError, read_files
 from openimds.config.programs import CONTROL_API, PROGRAMS, programs_of
 from openimds.config.settings import PolicyConfig
+from openimds.config.validator import named_program
 
 POLICY_FILE = "policy.yaml"
 
@@ -40,14 +41,19 @@ def sample(*, name: str) -> None:
     click.echo(sample_text(programs), nl=False)
 
 
-@config.command(help="Check configuration files. Exit code 1 if a program cannot start with them.")
-@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@config.command(
+    help="Check configuration files. Exit code 1 if a program cannot start with them. The name of a file says which "
+    "programs read it. PROGRAM=FILE names the program, such as metadata-agent=/etc/neutron/my.ini."
+)
+@click.argument("files", nargs=-1, required=True, metavar="[PROGRAM=]FILE…")
 @click.option(
     "--program", type=click.Choice(tuple(PROGRAMS)), help="Check the files together, as this program reads them."
 )
 def validate(*, files: tuple[str, ...], program: str | None) -> None:
     from openimds.config.validator import Finding, validate_files, validate_policy
 
+    for file in files:
+        _check_argument(file, program)
     policy_files = [file for file in files if file.endswith((".yaml", ".yml"))]
     others = [file for file in files if file not in policy_files]
     findings = (
@@ -61,17 +67,30 @@ def validate(*, files: tuple[str, ...], program: str | None) -> None:
     sys.exit(1 if errors else 0)
 
 
+def _check_argument(file: str, program: str | None) -> None:
+    """Raises CommandFailedError for PROGRAM=FILE with an unknown program, or together with --program."""
+    name, separator, _ = file.partition("=")
+    if separator and name in PROGRAMS and program is not None:
+        raise CommandFailedError(f"{file} and --program {program} both name a program: give only one of them")
+    if separator and name not in PROGRAMS and "/" not in name and not Path(file).exists():
+        raise CommandFailedError(f"{name} of {file} is no program: the programs are {', '.join(PROGRAMS)}")
+
+
 def _configured_policy(files: Sequence[str], program: str | None) -> PolicyConfig | None:
     """The files of rules that the control API's configuration refers to. None without a valid file of the control API.
 
     A nova.conf without the section [control_api] is Nova's, and a policy.yaml beside it has rules of Nova.
     """
-    own = [file for file in files if program == CONTROL_API.name or Path(file).name in CONTROL_API.files]
-    if not own or program not in {None, CONTROL_API.name}:
-        return None
+    own: list[str] = []
+    is_named = False
+    for name, path in (named_program(file, PROGRAMS) for file in files):
+        reader = name or program
+        if reader == CONTROL_API.name or (reader is None and Path(path).name in CONTROL_API.files):
+            own.append(path)
+            is_named = is_named or reader is not None
     try:
         read = read_files(own)
-        if program is None and not any(found.section == "control_api" for file in read for found in file.assignments):
+        if not is_named and not any(found.section == "control_api" for file in read for found in file.assignments):
             return None
         return CONTROL_API.load(own).policy
     except ConfigError:

@@ -1,5 +1,5 @@
 """The commands on the database: `openimds db upgrade`, `version` and `bootstrap`, `openimds import instances`, and
-`openimds export nova`, whose output they import.
+`openimds export nova`, which prints a file for the import.
 """
 
 from __future__ import annotations

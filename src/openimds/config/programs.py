@@ -42,7 +42,7 @@ class Program(Generic[ConfigT_co]):
         warnings = (
             *values.warnings,
             *v2_address_warnings(values, self.sections),
-            *misspelling_warnings(values.files, all_sections()),
+            *misspelling_warnings(values.files, self.sections, all_sections()),
         )
         return self.build(values, builders.common(self.name, values) | {"warnings": warnings})
 

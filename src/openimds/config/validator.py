@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -12,38 +13,55 @@ from openimds.config.builders import v2_address_warnings
 from openimds.config.ini_reader import ConfigError, ConfigFile, IniEntry
 from openimds.config.loader import load, option_names
 from openimds.config.options import DEFAULT, Section
+from openimds.config.options.agents import KEYSTONE_AUTHTOKEN
 from openimds.config.settings import PolicyConfig
 
 MIN_SIMILARITY = 0.85
-"""The minimum difflib ratio of a misspelling and the meant name. `service_metadata_porxy` has 0.95. Valid options of nova
-and neutron that openimds does not have stay below the minimum, as the tests check."""
+"""The minimum difflib ratio of a misspelling and the meant name. `service_metadata_porxy` has 0.95."""
+OPENSTACK_OPTIONS = Path(__file__).with_name("openstack_options.txt")
+"""The sections of nova's and neutron's files, and their options in sections that openimds has too, by
+scripts/write-openstack-options."""
+
+LOGIN_OPTIONS = frozenset(
+    name for option in KEYSTONE_AUTHTOKEN.options for _, name in option_names(KEYSTONE_AUTHTOKEN.name, option)
+)
+"""The names of credentials, as in keystoneauth."""
 
 Name = tuple[str, str]
 """(section, option)"""
 
-IGNORED_OPTIONS: frozenset[Name] = frozenset(
-    (DEFAULT, option)
-    for option in (
-        # Common options of nova.conf and of neutron's agent files that have no effect in openimds.
-        "verbose",
-        "log_dir",
-        "log_file",
-        "use_syslog",
-        "use_stderr",
-        "transport_url",
-        "rpc_backend",
-        "auth_strategy",
-        "interface_driver",
-        "dhcp_driver",
-        "my_ip",
-        "use_namespaces",
-        "root_helper",
-        "lock_path",
-        "metadata_host",
-        "metadata_port",
-    )
+EARLIER_OPTIONS = (
+    "firewall_driver",
+    "linuxnet_interface_driver",
+    "network_api_class",
+    "security_group_api",
+    "use_neutron",
+    "verbose",
+    "rpc_backend",
+    "use_namespaces",
+    "root_helper",
+    "lock_path",
+    "metadata_host",
 )
-"""Known from OpenStack, read by nothing here, and no sign of a mistake."""
+"""Options in [DEFAULT] of nova.conf and neutron's files of earlier releases."""
+
+
+@cache
+def openstack_options() -> tuple[frozenset[str], frozenset[Name]]:
+    """The sections that openimds does not have, and the options in the others, of OPENSTACK_OPTIONS."""
+    options: dict[str, set[str]] = {}
+    section = ""
+    for line in OPENSTACK_OPTIONS.read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+            options[section] = set()
+        elif not line.startswith("#"):
+            options[section].add(line)
+    options[DEFAULT].update(EARLIER_OPTIONS)
+    return (
+        frozenset(section for section, listed in options.items() if not listed),
+        frozenset((section, option) for section, listed in options.items() for option in listed),
+    )
 
 
 class ReadsFiles(Protocol):
@@ -74,15 +92,24 @@ def validate_files(
 ) -> tuple[Finding, ...]:
     """Returns the findings in `files`.
 
-    With `program`, the files are checked together as that program reads them. Otherwise each file is checked alone by
-    the programs that read a file of its name, or by all programs if none does.
+    With `program`, the files are checked together as that program reads them. Otherwise each file is checked alone: by
+    the program that the argument names (`metadata-agent=/tmp/x.ini`), by the programs that read a file of its name, or by
+    all programs.
     """
-    all_sections = [section for each in programs.values() for section in each.sections]
     if program:
-        readers: Sequence[ReadsFiles] = [programs[program]]
-        found = list(_check(files, readers, all_sections))
+        found = list(_check(files, [programs[program]], programs))
         return tuple(found if _has_errors(found) else found + _load_errors(programs[program], files))
-    return tuple(finding for file in files for finding in _check([file], _readers(file, programs), all_sections))
+    return tuple(
+        finding
+        for file in files
+        for finding in _check([named_program(file, programs)[1]], _readers(file, programs), programs)
+    )
+
+
+def named_program(file: str, programs: Mapping[str, ReadsFiles]) -> tuple[str | None, str]:
+    """The program that an argument names, or None, and the path: `metadata-agent=/tmp/x.ini`."""
+    name, separator, path = file.partition("=")
+    return (name, path) if separator and name in programs else (None, file)
 
 
 def validate_policy(files: Sequence[str], configured: PolicyConfig | None) -> tuple[Finding, ...]:
@@ -102,7 +129,9 @@ def validate_policy(files: Sequence[str], configured: PolicyConfig | None) -> tu
     return ()
 
 
-def _check(files: Sequence[str], readers: Sequence[ReadsFiles], all_sections: Sequence[Section]) -> Iterator[Finding]:
+def _check(
+    files: Sequence[str], readers: Sequence[ReadsFiles], programs: Mapping[str, ReadsFiles]
+) -> Iterator[Finding]:
     try:
         # Each program loads the files separately, because options of two programs may have the same name.
         loaded = [(load(files, reader.sections), reader.sections) for reader in readers]
@@ -115,13 +144,21 @@ def _check(files: Sequence[str], readers: Sequence[ReadsFiles], all_sections: Se
     for warning in dict.fromkeys(warnings):
         yield Finding(Finding.WARNING, warning)
     names = known_names(section for reader in readers for section in reader.sections)
-    all_names = known_names(all_sections)
+    all_names = known_names(section for each in programs.values() for section in each.sections)
     reader_names = ", ".join(reader.name for reader in readers)
     for found in unknown_options(loaded[0][0].files, names):
         warning = f"{found.place}: [{found.section}] {found.option} is not read by {reader_names}"
-        meant = nearest_name(found, names)
-        elsewhere = " (another program reads it)" if (found.section, found.option) in all_names else ""
-        yield Finding(Finding.WARNING, warning + (f"; was {_format_name(meant)} meant?" if meant else elsewhere))
+        if (found.section, found.option) in all_names:
+            if not (is_openstacks(found) and _is_service_file(found.path, programs)):
+                yield Finding(Finding.WARNING, f"{warning} (another program reads it)")
+        elif not is_openstacks(found):
+            meant = nearest_name(found, names)
+            yield Finding(Finding.WARNING, warning + (f"; was {_format_name(meant)} meant?" if meant else ""))
+
+
+def _is_service_file(path: str, programs: Mapping[str, ReadsFiles]) -> bool:
+    """Whether several programs read a file of this name. nova.conf and neutron.conf have options of all programs."""
+    return sum(any(Path(own).stem == Path(path).stem for own in each.files) for each in programs.values()) > 1
 
 
 def _has_errors(findings: Iterable[Finding]) -> bool:
@@ -138,25 +175,34 @@ def _load_errors(program: ReadsFiles, files: Sequence[str]) -> list[Finding]:
 
 
 def _readers(file: str, programs: Mapping[str, ReadsFiles]) -> Sequence[ReadsFiles]:
+    named = named_program(file, programs)[0]
+    if named is not None:
+        return [programs[named]]
     stem = Path(file).stem
-    named = [program for program in programs.values() if any(Path(own).stem == stem for own in program.files)]
-    return named or list(programs.values())
+    matching = [program for program in programs.values() if any(Path(own).stem == stem for own in program.files)]
+    return matching or list(programs.values())
 
 
-def misspelling_warnings(files: Iterable[ConfigFile], known: Sequence[Section]) -> Iterator[str]:
-    """A warning for each unknown option that resembles a known one."""
-    names = known_names(known)
-    for found in unknown_options(files, names):
-        if meant := nearest_name(found, names):
+def misspelling_warnings(
+    files: Iterable[ConfigFile], own: Sequence[Section], known: Sequence[Section]
+) -> Iterator[str]:
+    """A warning for each option that no program has and that resembles an option of `own`, the program's sections."""
+    names = known_names(own)
+    for found in unknown_options(files, known_names(known)):
+        if not is_openstacks(found) and (meant := nearest_name(found, names)):
             yield f"{found.place}: [{found.section}] {found.option} is not an option; was {_format_name(meant)} meant?"
 
 
 def unknown_options(files: Iterable[ConfigFile], names: frozenset[Name]) -> Iterator[IniEntry]:
-    """The entries whose option is not in `names`."""
-    for file in files:
-        for found in file.assignments:
-            if (found.section, found.option) not in names | IGNORED_OPTIONS:
-                yield found
+    """The entries with an option that is not in `names`."""
+    return (found for file in files for found in file.assignments if (found.section, found.option) not in names)
+
+
+def is_openstacks(found: IniEntry) -> bool:
+    """Returns whether nova or neutron has the option, so that it is no sign of a mistake."""
+    sections, options = openstack_options()
+    is_login = found.section == KEYSTONE_AUTHTOKEN.name and found.option in LOGIN_OPTIONS
+    return is_login or found.section in sections or (found.section, found.option) in options
 
 
 def known_names(sections: Iterable[Section]) -> frozenset[Name]:
@@ -167,16 +213,22 @@ def known_names(sections: Iterable[Section]) -> frozenset[Name]:
 
 
 def nearest_name(found: IniEntry, names: Iterable[Name]) -> Name | None:
-    """The option that was probably meant: the same or a similar name, in the same section if there is one."""
+    """The option that was probably meant: the same name or a similar one, in the most similar section that has it.
+
+    Credentials have the same names in many sections of OpenStack, so that they are looked for in a similar section only.
+    """
     by_option: dict[str, list[Name]] = {}
     for name in sorted(names):
-        by_option.setdefault(name[1], []).append(name)
+        if found.option not in LOGIN_OPTIONS or _similarity(name[0], found.section) >= MIN_SIMILARITY:
+            by_option.setdefault(name[1], []).append(name)
     similar = difflib.get_close_matches(found.option, by_option, n=1, cutoff=MIN_SIMILARITY)
     if not similar:
         return None
-    candidates = by_option[similar[0]]
-    same_section = [name for name in candidates if name[0] == found.section]
-    return (same_section or candidates)[0]
+    return max(by_option[similar[0]], key=lambda name: _similarity(name[0], found.section))
+
+
+def _similarity(section: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, section.lower(), other.lower()).ratio()
 
 
 def _format_name(name: Name) -> str:

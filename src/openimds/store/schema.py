@@ -104,7 +104,7 @@ def _own_version(store: Store, connection: sa.Connection) -> str | None:
 
 
 def _refuse_foreign(store: Store, tables: Iterable[str], versions: Iterable[str]) -> None:
-    """Raises StoreUnavailable if there are tables, and no version of openimds among those of Alembic."""
+    """Raises StoreUnavailable if the database has tables, and Alembic recorded no version of openimds."""
     foreign = sorted(table for table in tables if table != "alembic_version" and not table.startswith("sqlite_"))
     if not foreign or any(_OWN_VERSION.fullmatch(version) for version in versions):
         return

@@ -118,3 +118,24 @@ def test_db_bootstrap_can_run_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         code, text, stderr = run("db", "bootstrap", "--config-file", str(conf))
         assert (code, text, stderr) == (0, "the users admin, neutron and nova have these passwords\n", "")
     assert len(list((tmp_path / "images").iterdir())) == 1
+
+
+def test_validate_accepts_a_program_for_each_file(tmp_path: Path) -> None:
+    path = tmp_path / "my=agent.ini"
+    path.write_text("[DEFAULT]\nenable_isolated_metadata = True\n")
+    assert run("config", "validate", str(path)) == (0, "no errors, no warnings\n", "")
+    code, output, _ = run("config", "validate", f"metadata-agent={path}")
+    assert (code, "enable_isolated_metadata is not read by metadata-agent" in output) == (0, True)
+    code, _, errors = run("config", "validate", f"metadata-agnet={path}")
+    assert (code, errors.startswith(f"openimds: metadata-agnet of metadata-agnet={path} is no program: ")) == (1, True)
+    code, _, errors = run("config", "validate", "--program", "l3-agent", f"metadata-agent={path}")
+    assert (code, "give only one of them" in errors) == (1, True)
+
+
+def test_validate_checks_the_policy_of_a_named_control_api(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text("no_such_rule: role:admin\n")
+    path = tmp_path / "api.conf"
+    path.write_text(f"[DEFAULT]\nstate_path = {tmp_path}\n")
+    code, output, _ = run("config", "validate", f"control-api={path}")
+    assert (code, "no_such_rule" in output) == (1, True)
+    assert run("config", "validate", f"metadata-api={path}")[0] == 0

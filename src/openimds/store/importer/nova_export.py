@@ -74,7 +74,7 @@ def _nova(module: str) -> Any:
 
 def _configure(arguments: Sequence[str]) -> None:
     """Loads nova's configuration files. Raises NovaError."""
-    # By default nova tries to reach a database for 100 s.
+    # Nova tries to reach a database for 100 s by default.
     os.environ.update({"OS_DATABASE__MAX_RETRIES": "1", "OS_API_DATABASE__MAX_RETRIES": "1"})
     os.environ["OS_NOVA_DISABLE_EVENTLET_PATCHING"] = "1"
     sys.argv = ["openimds-export", *arguments]
