@@ -13,7 +13,7 @@ All fields but `uuid`, `project_id` and `hostname` may be missing or null.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -62,15 +62,37 @@ def instances_in(document: Mapping[str, Any]) -> Iterator[PlacedInstance]:
 
 
 Outcome = Literal["added", "changed", "unchanged", "removed"]
+BATCH_SIZE = 500
+"""The number of servers that one statement reads."""
 
 
-def import_server(session: Session, placed: PlacedInstance, *, keeps_password: bool = False) -> Outcome:
-    """Creates or replaces one server. Raises Conflict for a server of this cloud.
+def import_servers(
+    session: Session, placed: Sequence[PlacedInstance], *, keeps_password: bool = False
+) -> dict[str, Outcome]:
+    """Creates or replaces servers, and returns what was done with each, by id. Raises Conflict for a server of this cloud.
 
     `keeps_password`: a stored password stays if the instance of the document has none.
     """
+    outcomes: dict[str, Outcome] = {}
+    for start in range(0, len(placed), BATCH_SIZE):
+        batch = placed[start : start + BATCH_SIZE]
+        ids = [each.instance.uuid for each in batch]
+        servers = {row.id: row for row in session.scalars(sa.select(Server).where(Server.id.in_(ids)))}
+        of_batch = sa.select(ServerPassword).where(ServerPassword.server_id.in_(ids))
+        passwords = {row.server_id: row for row in session.scalars(of_batch)}
+        for each in batch:
+            instance_id = each.instance.uuid
+            outcome = _import_server(session, each, servers.get(instance_id))
+            is_kept = keeps_password and not each.instance.password
+            if not is_kept and _import_password(session, each.instance, passwords.get(instance_id)):
+                outcome = "changed" if outcome == "unchanged" else outcome
+            outcomes[instance_id] = outcome
+    return outcomes
+
+
+def _import_server(session: Session, placed: PlacedInstance, server: Server | None) -> Outcome:
+    """Creates the server, or replaces the values of `server`."""
     found, now = placed.instance, utc_now()
-    server = session.get(Server, found.uuid)
     if server is not None and server.imported_document is None:
         raise Conflict(f"{placed.place}: {found.uuid} is an instance of this cloud and cannot be replaced by an import")
     columns = _columns(found)
@@ -82,15 +104,13 @@ def import_server(session: Session, placed: PlacedInstance, *, keeps_password: b
         outcome: Outcome = "added"
     else:
         different = {name: value for name, value in columns.items() if getattr(server, name) != value}
-        for name, value in different.items():
+        if not different:
+            return "unchanged"
+        for name, value in {**different, "updated_at": now}.items():
             setattr(server, name, value)
-        outcome = "changed" if different else "unchanged"
+        outcome = "changed"
     session.flush()
     _reserve_ec2_ids(session, server)
-    if _import_password(session, found, keeps_password=keeps_password) and outcome == "unchanged":
-        outcome = "changed"
-    if outcome == "changed":
-        server.updated_at = now
     return outcome
 
 
@@ -134,21 +154,15 @@ def _reserve_ec2_ids(session: Session, server: Server) -> None:
             reserve_ec2_number(session, EC2_IMAGE, image_id, ec2_id)
 
 
-def _import_password(session: Session, found: NovaInstance, *, keeps_password: bool) -> bool:
-    """Stores the password, which Nova splits into password_0 … password_3 of system_metadata.
-
-    Returns whether it changed.
-    """
-    pieces = {name: text for name, text in found.system_metadata.items() if name.startswith("password_")}
-    text = "".join(pieces[name] for name in sorted(pieces))
-    old = session.get(ServerPassword, found.uuid)
-    if (old.password if old is not None else "") == text or (keeps_password and not text):
+def _import_password(session: Session, found: NovaInstance, stored: ServerPassword | None) -> bool:
+    """Replaces the stored password by that of the document. Returns whether it changed."""
+    if (stored.password if stored is not None else "") == found.password:
         return False
-    if old is not None:
-        session.delete(old)
+    if stored is not None:
+        session.delete(stored)
         session.flush()
-    if text:
-        session.add(ServerPassword(server_id=found.uuid, password=text))
+    if found.password:
+        session.add(ServerPassword(server_id=found.uuid, password=found.password))
     return True
 
 
@@ -187,12 +201,11 @@ class InstanceStore(MetadataStore):
 
         A dry run checks and writes everything, and rolls back. Raises BadRequest, which names the field, and Conflict.
         """
-        imported: dict[str, Outcome] = {}
+        placed = list(instances_in(document))
         with suppress(_UndoneError), self._store.write() as session:
-            for placed in instances_in(document):
-                imported[placed.instance.uuid] = import_server(session, placed)
+            import_servers(session, placed)
             _undo_if(session, dry_run)
-        return tuple(imported)
+        return tuple(each.instance.uuid for each in placed)
 
     def sync_instances(
         self, document: Mapping[str, Any], *, is_forced: bool = False, dry_run: bool = False
@@ -203,11 +216,11 @@ class InstanceStore(MetadataStore):
         Instances that did not change stay untouched, and a password that the guest posted stays. Raises Conflict also if
         more than half of the instances would be deleted, unless the deletion `is_forced`.
         """
+        placed = list(instances_in(document))
         outcomes: dict[str, Outcome] = {}
         with suppress(_UndoneError), self._store.write() as session:
             before = _imported_ids(session)
-            for placed in instances_in(document):
-                outcomes[placed.instance.uuid] = import_server(session, placed, keeps_password=True)
+            outcomes = import_servers(session, placed, keeps_password=True)
             gone = _remove_gone(session, before, frozenset(outcomes), is_forced=is_forced)
             outcomes.update(dict.fromkeys(gone, "removed"))
             _undo_if(session, dry_run)

@@ -434,3 +434,9 @@ class NovaInstance(ImportedObject):
     device_metadata: Annotated[dict[str, Any] | None, _readable(devices_from_metadata)] = None
     numa_topology: Annotated[dict[str, Any] | None, _readable(dedicated_cpus_from_topology)] = None
     system_metadata: Texts = {}
+
+    @property
+    def password(self) -> str:
+        """The password of the guest, which Nova splits into password_0 … password_3. Empty without one."""
+        pieces = {name: text for name, text in self.system_metadata.items() if name.startswith("password_")}
+        return "".join(pieces[name] for name in sorted(pieces))

@@ -291,7 +291,9 @@ class TestProviderTags:
         assert member.put(path, {"tags": [PROVIDER]}) == {"tags": [PROVIDER]}
 
 
-@pytest.mark.parametrize("info", [{}, {"external_fixed_ips": []}, {"qos_policy_id": None}, {"network_id": None}], ids=str)
+@pytest.mark.parametrize(
+    "info", [{}, {"external_fixed_ips": []}, {"qos_policy_id": None}, {"network_id": None}], ids=str
+)
 def test_gateway_without_a_network_is_no_gateway(member: Any, info: dict[str, Any]) -> None:
     """A creation with such an object failed with 500."""
     router = member.make("router", external_gateway_info=info)
