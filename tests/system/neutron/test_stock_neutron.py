@@ -135,12 +135,19 @@ report_interval = 0
             agents = [line for line in cloud.log("metadata-agent").splitlines() if "request answered" in line]
             before = len(agents)
             assert stage.guest(f"{OWN}/latest/meta-data/instance-id").startswith("i-")
+            assert token_status(stage) == "404", "SDKs continue without a token, as with nova"
             after = [line for line in cloud.log("metadata-agent").splitlines() if "request answered" in line]
             assert len(after) == before, "the request went to stock neutron's agent"
         finally:
             set_option(etc / "dhcp_agent.ini", "metadata_proxy_socket", ours)
             cloud.openimds("restart", "dhcp-agent")
             until(lambda: socket_of_proxies(stage) == ours, "our proxy forwards to our agent again")
+    until(lambda: token_status(stage) == "200", "our agent forwards the headers of tokens")
+
+
+def token_status(stage: Stage) -> str:
+    ttl = "X-aws-ec2-metadata-token-ttl-seconds: 60"
+    return stage.guest("-X", "PUT", "-H", ttl, "-o", "/dev/null", "-w", "%{http_code}", f"{OWN}/latest/api/token")
 
 
 def socket_of_proxies(stage: Stage) -> str:
