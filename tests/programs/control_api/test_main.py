@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,10 @@ class Program:
         self._file = folder / "nova.conf"
         self._file.write_text(f"[DEFAULT]\nstate_path = {self.state}\n[control_api]\nport = {self.port}\n")
         self.process: subprocess.Popen[bytes] | None = None
+
+    def configure_database(self, connection: str) -> None:
+        with self._file.open("a") as file:
+            file.write(f"[database]\nconnection = {connection}\n")
 
     def start(self) -> None:
         with self.log.open("ab") as log:
@@ -146,6 +152,26 @@ def test_taken_port_is_a_startup_error(program: Program) -> None:
 def test_store_that_cannot_be_created_is_a_startup_error(program: Program) -> None:
     program.state.write_text("a file where the folder should be")
     assert str(program.state) in program.startup_error()
+
+
+@pytest.mark.parametrize(
+    ("connection", "sentence"),
+    [
+        ("sqlite:///{folder}/nova.sqlite", "has the tables of nova (instances, …), so no tables are created there"),
+        (
+            "mysql+pymysql://nova:secret@controller/nova",
+            "the store mysql+pymysql://nova:***@controller/nova cannot be used",
+        ),
+    ],
+)
+def test_database_of_nova_is_a_startup_error(program: Program, tmp_path: Path, connection: str, sentence: str) -> None:
+    """A nova.conf of nova names nova's own database. MySQL was a traceback."""
+    with closing(sqlite3.connect(tmp_path / "nova.sqlite")) as database:
+        database.execute("CREATE TABLE instances (id INTEGER)")
+    before = (tmp_path / "nova.sqlite").read_bytes()
+    program.configure_database(connection.format(folder=tmp_path))
+    assert sentence in program.startup_error()
+    assert (tmp_path / "nova.sqlite").read_bytes() == before
 
 
 def test_invalid_token_keys_are_a_startup_error(program: Program) -> None:

@@ -53,8 +53,8 @@ def run(config: ControlApiConfig) -> int:
 
 
 def _open_store(url: str) -> Store:
-    store = Store(url)
     try:
+        store = Store(url)
         schema.upgrade(store)
     except StoreUnavailable as error:
         raise StartupError(error.message) from None
