@@ -160,6 +160,7 @@ class Cloud:
         self._pool = Pool(ServerAddress(host="127.0.0.1", port=self.api_port))
         self.agent = MetadataAgent(
             AgentDependencies(
+                host="node1",
                 mirror=self.ports,
                 ports=EmptyControlApi(),
                 neighbours=self.ports,

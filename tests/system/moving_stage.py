@@ -122,7 +122,7 @@ class Stage:
     def wait_for_port_changes(self) -> None:
         """Waits until the agent has received all port changes up to now."""
         self.seen_revision = self.api.revision_of_ports(self.seen_revision)
-        until(lambda: self.metric("knowledge_revision") >= self.seen_revision, "the agent receives the port changes")
+        until(lambda: self.metric("port_mirror_revision") >= self.seen_revision, "the agent receives the port changes")
 
     def wait_for_content(self, guest: Guest, document: str, new: str) -> None:
         """Waits for the new content. The old content is then not received again on any connection."""

@@ -118,7 +118,8 @@ def test_outdated_port_mirror_refuses_all_requests(stage: Stage) -> None:
         with _control_api_stopped(stage.cloud):
             if stage.metadata_proxy == "haproxy":
                 until(
-                    lambda: stage.metric("knowledge_age_seconds") > MAX_STALENESS_SECONDS, "the port mirror is outdated"
+                    lambda: stage.metric("port_mirror_age_seconds") > MAX_STALENESS_SECONDS,
+                    "the port mirror is outdated",
                 )
                 until(lambda: "port mirror too old" in stage.cloud.log("metadata-agent"), "the agent logs it")
             stage.rotate(elsewhere)

@@ -50,7 +50,7 @@ class Stage:
 
     def _seen_revision(self) -> float:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
-            found = re.search(r"(?m)^openimds_metadata_agent_knowledge_revision (\S+)$", answer.read().decode())
+            found = re.search(r"(?m)^openimds_metadata_agent_port_mirror_revision (\S+)$", answer.read().decode())
         return float(found.group(1)) if found else -1.0
 
 

@@ -188,7 +188,10 @@ class ControlClient:
                 raise
 
     def list_ports(self, **filters: Any) -> list[Port]:
-        """Lists ports by Neutron's filters: `network_id="…"`, `fixed_ips="ip_address=10.0.0.5"`. A list repeats a filter."""
+        """Lists ports by Neutron's filters: `network_id="…"`, `fixed_ips="ip_address=10.0.0.5"`. A list repeats a filter.
+
+        With `limit` only the first page is fetched, which may be longer if the server ignores the limit.
+        """
         return self._resources("port", "ports", filters)
 
     def warn_if_role_is_missing(self) -> None:
@@ -260,7 +263,8 @@ class ControlClient:
             with _decoding(f"the list of {collection}"):
                 page = list(response[collection])
                 bodies += page
-                query = _next_query(response.get(f"{collection}_links")) if page else None
+                has_more = bool(page) and "limit" not in filters
+                query = _next_query(response.get(f"{collection}_links")) if has_more else None
         return bodies
 
 

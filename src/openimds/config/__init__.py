@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from openimds.config.ini_reader import ConfigError
+from openimds.config.loader import oslo_conf
 from openimds.config.programs import (
     load_compute_agent,
     load_control_api,
@@ -64,4 +65,5 @@ __all__ = [
     "load_l3_agent",
     "load_metadata_agent",
     "load_metadata_api",
+    "oslo_conf",
 ]

@@ -127,6 +127,8 @@ def metadata_agent(values: OptionValues, fields: Common) -> MetadataAgentConfig:
         socket_mode=values[DEFAULT, "metadata_proxy_socket_mode"],
         proxy_user=values[DEFAULT, "metadata_proxy_user"],
         proxy_group=values[DEFAULT, "metadata_proxy_group"],
+        notifications_url=values["oslo_messaging_notifications", "transport_url"],
+        notification_topics=tuple(values["oslo_messaging_notifications", "topics"]),
         lookup_cache_seconds=_lookup_cache_seconds(values),
         max_staleness_seconds=values[DEFAULT, "metadata_max_staleness"] or inf,
         direct_max_staleness_seconds=values[DEFAULT, "metadata_direct_max_staleness"] or inf,

@@ -61,6 +61,14 @@ def load(paths: Sequence[str], sections: Sequence[Section]) -> OptionValues:
     return OptionValues(files, values, warnings)
 
 
+def oslo_conf(paths: Sequence[str]) -> cfg.ConfigOpts:
+    """The files as oslo libraries read them, which register their own options. Raises ConfigError."""
+    conf = cfg.ConfigOpts()
+    with readable_by_oslo(read_files(paths)) as readable:
+        _parse(conf, readable)
+    return conf
+
+
 def option_names(section: str, option: cfg.Opt) -> Iterator[tuple[str, str]]:
     """All names of an option as (section, name), the current one first."""
     yield section, option.dest

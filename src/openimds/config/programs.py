@@ -98,6 +98,7 @@ METADATA_AGENT: Program[MetadataAgentConfig] = Program(
         *_AGENT,
         agents.METADATA_SOCKET,
         agents.METADATA_AGENT,
+        agents.NOTIFICATIONS,
         documents.GUEST_REQUESTS,
         agents.CONNECTIONS_PER_GUEST,
         agents.RATE_LIMITING,

@@ -163,6 +163,9 @@ class MetadataAgentConfig(AgentConfig):
     proxy_user: str
     """The user of the namespace proxies. Empty if they run as the agent's user."""
     proxy_group: str
+    notifications_url: str = field(repr=False)
+    """The message broker of Neutron's notifications. Empty if the agent receives none."""
+    notification_topics: tuple[str, ...]
     lookup_cache_seconds: int
     """The TTL of port lookups if the control API has no watch."""
     max_staleness_seconds: float

@@ -52,10 +52,13 @@ class RequestMetrics:
         """Two applications in one process need two registries."""
         self.registry = registry
         self.requests = Counter(
-            "openimds_control_requests_total", "Requests answered", ["service", "status"], registry=self.registry
+            "openimds_control_requests_total", "Responses", ["service", "status"], registry=self.registry
         )
         self.seconds = Histogram(
-            "openimds_control_request_seconds", "Time to answer", ["service"], registry=self.registry
+            "openimds_control_request_seconds",
+            "Time from a request to its response",
+            ["service"],
+            registry=self.registry,
         )
 
 

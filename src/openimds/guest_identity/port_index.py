@@ -127,7 +127,7 @@ class PortIndex:
         """Returns the only port of a match. Raises NoSinglePort or PortNotReady."""
         return the_one(found, source)
 
-    def _places(self, port: Port) -> set[str]:
+    def places(self, port: Port) -> set[str]:
         raise NotImplementedError
 
     def _is_indexed(self, _port: Port) -> bool:
@@ -146,7 +146,7 @@ class PortIndex:
         if not is_network_owned(port):
             self._projects.setdefault(port.network_id, Counter())[port.project_id] += 1
         if self._is_indexed(port):
-            for place in self._places(port):
+            for place in self.places(port):
                 self._by_place.setdefault((port.network_id, place), {})[port.id] = port
 
     def _drop(self, port: Port) -> None:
@@ -155,7 +155,7 @@ class PortIndex:
         if not is_network_owned(port):
             self._drop_project(port)
         if self._is_indexed(port):
-            for place in self._places(port):
+            for place in self.places(port):
                 discard(self._by_place, (port.network_id, place), port.id)
 
     def _drop_project(self, port: Port) -> None:
@@ -170,7 +170,7 @@ class PortIndex:
         return frozenset(key for port in (*gone, *new) for key in self._keys(port))
 
     def _keys(self, port: Port) -> Iterator[Hashable]:
-        for place in self._places(port):
+        for place in self.places(port):
             yield place
             yield port.network_id, place
         if is_router_interface(port):
@@ -186,7 +186,7 @@ class MacIndex(PortIndex):
         yield {"mac_address": source.mac}
         yield {}  # Neutron has no filter for the MACs of address pairs
 
-    def _places(self, port: Port) -> set[str]:
+    def places(self, port: Port) -> set[str]:
         pairs = {pair.mac_address.lower() for pair in port.allowed_address_pairs if pair.mac_address}
         return pairs | {port.mac_address.lower()}
 
@@ -204,13 +204,13 @@ class AddressIndex(PortIndex):
         yield {"mac_address": source.mac} if source.mac else {"fixed_ips": f"ip_address={source.address}"}
 
     def matching(self, ports: Iterable[Port], source: ClientSource) -> tuple[Port, ...]:
-        return tuple(port for port in ports if not is_network_owned(port) and source.place in self._places(port))
+        return tuple(port for port in ports if not is_network_owned(port) and source.place in self.places(port))
 
     def single(self, found: tuple[Port, ...], source: ClientSource) -> Port:
         """A port of an instance wins over ports at the same address that no instance uses yet."""
         return the_one(tuple(filter(is_instance_port, found)) or found[:1], source)
 
-    def _places(self, port: Port) -> set[str]:
+    def places(self, port: Port) -> set[str]:
         return {canonical(address) for address in port.ip_addresses} | {port.mac_address.lower()}
 
     def _is_indexed(self, port: Port) -> bool:

@@ -19,10 +19,10 @@ SIGNATURES = Counter(
     "Requests by the shared secret that signed them: current, previous, none.",
     ["secret"],
 )
-REQUESTS = Counter("openimds_metadata_requests", "Requests by the status of their answer.", ["status"])
+REQUESTS = Counter("openimds_metadata_requests", "Responses by status.", ["status"])
 SECONDS = Histogram(
     "openimds_metadata_request_seconds",
-    "Time from a complete request to its answer.",
+    "Time from a complete request to its response.",
     buckets=SECONDS_BOUNDS,
 )
 STORE_AWAY = Gauge(

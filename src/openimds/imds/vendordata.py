@@ -31,7 +31,7 @@ MAX_CACHED_BYTES = 32 * 1024 * 1024
 
 ANSWERS = Counter(
     "openimds_vendordata_answers",
-    "Answers of dynamic vendor data targets by their kind: fresh, kept, failed.",
+    "Responses of dynamic vendor data targets by their kind: fresh, kept, failed.",
     ["target", "kind"],
 )
 

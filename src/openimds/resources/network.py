@@ -208,3 +208,14 @@ def dhcp_namespace(network_id: str, prefix: str = "") -> str:
 def router_namespace(router_id: str, prefix: str = "") -> str:
     """`qrouter-<router id>`."""
     return f"{prefix}qrouter-{router_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotifiedChange:
+    """The IDs of the resources that a notification of Neutron or Nova names. It may be a creation, a change or a deletion."""
+
+    port_ids: frozenset[str] = frozenset()
+    router_ids: frozenset[str] = frozenset()
+    network_ids: frozenset[str] = frozenset()
+    """The networks whose subnets or router interfaces changed, or that were deleted."""
+    instance_ids: frozenset[str] = frozenset()

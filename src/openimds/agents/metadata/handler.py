@@ -10,6 +10,7 @@ the limits that the agent enforces: in haproxy mode, the namespace proxy has enf
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Coroutine
 from concurrent.futures import Executor
@@ -33,12 +34,15 @@ from openimds.imds.rate_limit import PortRateLimiter, RateLimit, UnknownClientLi
 from openimds.imds.request_log import RequestLog
 from openimds.imds.session_tokens import PreviousHop, TokenSettings
 from openimds.metadata.context import DocumentSettings
+from openimds.resources.network import NotifiedChange
 
 _NAMESPACE_LISTENERS = ("network:", "router:")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentDependencies:
+    host: str
+    """The host whose ports a cloud without a watch is asked for in advance (`binding:host_id`)."""
     mirror: PortMirror
     ports: Ports
     neighbours: Neighbours
@@ -96,12 +100,23 @@ class MetadataAgent:
         self._direct.start()
         self._proxied.start()
         self.records.start()
+        self._prefetch = asyncio.get_running_loop().create_task(self._proxied.prefetch_host(self._parts.host))
 
     def stop(self) -> None:
         """Called before the event loop ends."""
         METRICS.flush()
         METRICS.on_responses = None
+        self._prefetch.cancel()
         self.records.stop()
+
+    def on_notifications(self, *, are_live: bool) -> None:
+        """Receives whether notifications of Neutron and Nova arrive. Called from the event loop."""
+        self._parts.metrics.notifications_live.set(int(are_live))
+        self._proxied.on_notifications(are_live=are_live)
+
+    def on_notified(self, change: NotifiedChange) -> None:
+        """Receives the resources that a notification names. Called from the event loop."""
+        self._proxied.on_notified(change)
 
     def reload(self, shared_secret: str) -> None:
         """Signs with this secret from now on. Tokens of the previous secret stay valid."""
@@ -134,6 +149,7 @@ class MetadataAgent:
             is_eager=index.requires_mac,
             count=parts.metrics.count_lookup,
             on_touched=limiter.reset if limiter is not None else lambda _touched: None,
+            throttled_log=parts.throttled_log,
         )
 
     def _replace_handlers(self) -> None:

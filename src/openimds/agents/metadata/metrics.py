@@ -19,37 +19,45 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self.requests = Counter(
-            "openimds_metadata_agent_requests", "Requests answered, by status", ["status"], registry=registry
+            "openimds_metadata_agent_requests", "Responses by status", ["status"], registry=registry
         )
         self.lookups = Counter(
             "openimds_metadata_agent_lookups",
-            "Searches for the port that asks, by outcome: found, none, several, unknown, malformed",
+            "Lookups of the port of a request, by outcome: found, none, several, unknown, malformed",
             ["outcome"],
             registry=registry,
         )
         self.upstream_seconds = Histogram(
             "openimds_metadata_agent_upstream_seconds",
-            "Time the metadata API took to answer",
+            "Time from a forwarded request to the response of the metadata API",
             buckets=_SECONDS,
             registry=registry,
         )
         self.upstream_failures = Counter(
-            "openimds_metadata_agent_upstream_failures", "Requests the metadata API did not answer", registry=registry
+            "openimds_metadata_agent_upstream_failures",
+            "Requests without a response of the metadata API",
+            registry=registry,
         )
         self.refused_signatures = Counter(
             "openimds_metadata_agent_refused_signatures",
-            "Requests whose signature the metadata API refused",
+            "Requests whose signature the metadata API rejected",
             registry=registry,
         )
-        self.knowledge_age = Gauge(
-            "openimds_metadata_agent_knowledge_age_seconds",
-            "What the agent knows of ports was true so long ago, or later",
+        self.port_mirror_age = Gauge(
+            "openimds_metadata_agent_port_mirror_age_seconds",
+            "Maximum age of the mirrored ports",
             registry=registry,
             multiprocess_mode="livemax",
         )
-        self.knowledge_revision = Gauge(
-            "openimds_metadata_agent_knowledge_revision",
-            "The control API's revision up to which the agent has heard of ports",
+        self.port_mirror_revision = Gauge(
+            "openimds_metadata_agent_port_mirror_revision",
+            "Revision of the mirrored ports",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self.notifications_live = Gauge(
+            "openimds_metadata_agent_notifications_live",
+            "1 while notifications of Neutron and Nova arrive",
             registry=registry,
             multiprocess_mode="livemin",
         )
@@ -93,8 +101,8 @@ class StalenessMonitor:
         view, age_seconds = self._mirror.view(), self._mirror.age_seconds
         if view.revision < 0:
             return
-        self._metrics.knowledge_revision.set(view.revision)
-        self._metrics.knowledge_age.set(age_seconds)
+        self._metrics.port_mirror_revision.set(view.revision)
+        self._metrics.port_mirror_age.set(age_seconds)
         for option, limit in self._limits.items():
             if age_seconds > limit and option not in self._exceeded:
                 self._exceeded.add(option)

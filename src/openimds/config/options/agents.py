@@ -207,6 +207,27 @@ METADATA_AGENT = Section(
     ),
 )
 
+NOTIFICATIONS = Section(
+    "oslo_messaging_notifications",
+    (
+        cfg.StrOpt(
+            "transport_url",
+            default="",
+            secret=True,
+            help="The message broker that Neutron and Nova send notifications to, rabbit://user:password@host:5672/. Empty:"
+            " the agent receives no notifications. It needs openimds[notifications]. [oslo_messaging_rabbit] of the same"
+            " files applies.",
+        ),
+        cfg.ListOpt(
+            "topics",
+            default=["notifications", "versioned_notifications"],
+            deprecated_opts=[deprecated("notification_topics", "oslo_messaging_notifications")],
+            help="The topics of the notifications.",
+        ),
+    ),
+    "Notifications of a real Neutron and Nova. Without them a change of a port takes effect after the TTL of cache_url.",
+)
+
 DHCP_AGENT = Section(
     DEFAULT,
     (

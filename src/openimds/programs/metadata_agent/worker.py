@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import structlog
@@ -26,6 +27,7 @@ from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.client.control_client import ControlClient
 from openimds.client.instance_records import GRACE_SECONDS, POLL_SECONDS, InstanceRecordSource, Prefetcher
 from openimds.client.mirror import CloudMirror
+from openimds.client.notifications import NotificationListener, NotificationsUnavailableError
 from openimds.client.session import connect
 from openimds.client.store_guard import SUSPENDED, StoreGuard
 from openimds.config import ConfigError, MetadataAgentConfig
@@ -41,6 +43,7 @@ from openimds.linux.configure.ownership import OwnershipRecord
 from openimds.programs.metadata_agent.adapters import NamespaceNeighbours, NeutronPorts, PooledUpstream, upstream_of
 from openimds.programs.metadata_agent.direct_listeners import DirectListeners, start_direct
 from openimds.programs.metadata_agent.sockets import AgentSockets
+from openimds.resources.network import NotifiedChange
 from openimds.runtime import sd_notify
 from openimds.runtime.fdstore import FdStore
 from openimds.runtime.heartbeat import Heartbeat, Identity
@@ -81,6 +84,8 @@ class MetadataAgentWorker:
         self._request_rate = CounterRate("openimds_metadata_agent_requests")
         self._tasks: set[asyncio.Task[object]] = set()
         self._listening: DirectListeners | None = None
+        self._notifications: NotificationListener | None = None
+        self._number = number
 
     def run(self, on_ready: Callable[[], None], kept: FdStore | None) -> None:
         """`kept`: the store that keeps this process's sockets. None if the parent of several processes has it."""
@@ -110,6 +115,7 @@ class MetadataAgentWorker:
             bans=agent.unknown_clients,
         )
         agent.start()
+        self._start_notifications(agent)
         await server.start([self._listener()])
         await self._start_tasks(agent, PooledUpstream(pool), server, kept)
         on_ready()
@@ -121,10 +127,40 @@ class MetadataAgentWorker:
         if self._listening is not None:
             await self._listening.stop()
         await server.stop(DRAIN_SECONDS, idle_seconds=IDLE_SECONDS)
+        if self._notifications is not None:
+            self._notifications.stop()
         agent.stop()
         await pool.close()
         self._request_log.flush()
         executor.shutdown(wait=False, cancel_futures=True)
+
+    def _start_notifications(self, agent: MetadataAgent) -> None:
+        """Subscribes to the notifications of Neutron and Nova, if they are configured."""
+        config = self._config
+        if not config.notifications_url:
+            return
+        loop = asyncio.get_running_loop()
+
+        def on_changed(changed: NotifiedChange) -> None:
+            loop.call_soon_threadsafe(agent.on_notified, changed)
+
+        def on_live(are_live: bool) -> None:
+            loop.call_soon_threadsafe(partial(agent.on_notifications, are_live=are_live))
+
+        listener = NotificationListener(
+            configuration.oslo_conf(config.config_files),
+            transport_url=config.notifications_url,
+            topics=config.notification_topics,
+            name=f"openimds-metadata-agent-{config.host}-{self._number}",
+            on_changed=on_changed,
+            on_live=on_live,
+        )
+        try:
+            listener.start()
+        except NotificationsUnavailableError as error:
+            log.warning("notifications not available", reason=str(error))
+            return
+        self._notifications = listener
 
     async def _start_tasks(
         self, agent: MetadataAgent, upstream: PooledUpstream, server: HttpServer, kept: FdStore | None
@@ -146,6 +182,7 @@ class MetadataAgentWorker:
         self._mirror.subscribe(Prefetcher(config.host, source.prefetch).on_view)
         return MetadataAgent(
             AgentDependencies(
+                host=config.host,
                 mirror=self._mirror,
                 ports=NeutronPorts(self._client),
                 neighbours=self._neighbours(),

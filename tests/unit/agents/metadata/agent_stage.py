@@ -180,6 +180,7 @@ async def running(
         throttled_log = ThrottledLog(loop.time)
         service = MetadataAgent(
             AgentDependencies(
+                host="node1",
                 mirror=fakes,
                 ports=fakes,
                 neighbours=fakes,

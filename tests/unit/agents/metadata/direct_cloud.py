@@ -277,6 +277,7 @@ async def cloud(
     executor = ThreadPoolExecutor(4)
     service = MetadataAgent(
         AgentDependencies(
+            host="node1",
             mirror=mirror,
             ports=control,
             neighbours=control,

@@ -94,6 +94,7 @@ async def stage(*, has_records: bool = True) -> AsyncIterator[Stage]:
         control = FakeControl(instances={A: RECORD}, offered=has_records)
         agent = MetadataAgent(
             AgentDependencies(
+                host="node1",
                 mirror=mirror,
                 ports=control,
                 neighbours=control,

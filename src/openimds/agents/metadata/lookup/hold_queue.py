@@ -44,6 +44,10 @@ class HoldQueue:
             for waiter in self._waiters[key]:
                 waiter.woken.set()
 
+    def wake_all(self) -> None:
+        """Wakes every request, because a change names no keys."""
+        self.wake(frozenset(self._waiters))
+
     async def hold(self, decide: Callable[[], Awaitable[Port]], keys: Iterable[Hashable]) -> Port:
         """Returns or raises the result of `decide`. Raises its PortNotReady only after the hold time.
 

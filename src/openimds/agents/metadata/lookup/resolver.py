@@ -7,7 +7,8 @@ Each step is used if the step before it gives no result:
 2. The mirror, while its watch is current. An address that moved is never resolved to its former port.
 3. One query to the control API: before a client is rejected, and for all clients while the watch is not current. A query
    that a change overtook is repeated.
-4. The mirror's last state while the control API is unavailable, for `LookupPolicy.max_age_seconds` at most.
+4. The mirror's last state while the control API is unavailable, for `LookupPolicy.max_age_seconds` at most. Without a
+   watch, the ports of earlier responses, for the same time.
 5. The hold queue. A request whose port is not ready waits for a change that concerns it. In direct mode, a request of a
    client whose MAC cannot be determined is not held.
 
@@ -17,6 +18,7 @@ The index decides how ports match: by address in haproxy mode, by address and MA
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Executor
@@ -27,16 +29,21 @@ from typing import Any, NamedTuple
 from openimds.agents.metadata.lookup.hold_queue import HoldQueue
 from openimds.agents.metadata.lookup.port_queries import PortQueries
 from openimds.agents.metadata.protocols import ControlAwayError, Neighbours, PortMirror, Ports, PortView
+from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.guest_identity.addresses import device_in, parse_address
 from openimds.guest_identity.port_index import PortIndex
 from openimds.guest_identity.port_match import Binding, ClientSource, NoSinglePort, PortNotReady
-from openimds.resources.network import Port
+from openimds.resources.network import NotifiedChange, Port
 
 MAX_BINDINGS = 20_000
 HOLD_SECONDS = 8.0
 """Less than the 10 s after which cloud-init gives up."""
 FOUND_SECONDS = 2.0
 """The requests of one boot arrive within this time."""
+NOTIFIED_SECONDS = 300.0
+"""TTL of a query result without a watch while Neutron's notifications arrive."""
+PREFETCH_SECONDS = 60.0
+"""Interval of the queries for the ports of this host without a watch."""
 QUERY_SECONDS = 8.0
 """Timeout of a query to the control API."""
 KNOWN_QUERY_SECONDS = 1.0
@@ -79,6 +86,7 @@ class PortResolver:
         is_eager: bool = False,
         count: Callable[[str], None] = lambda _outcome: None,
         on_touched: Callable[[frozenset[Hashable]], None] = lambda _touched: None,
+        throttled_log: ThrottledLog | None = None,
     ) -> None:
         """`is_eager`: the index follows each view, not only while requests or bindings depend on it.
 
@@ -92,6 +100,7 @@ class PortResolver:
         self._neighbours = neighbours
         self._executor = executor
         self._max_age_seconds = policy.max_age_seconds
+        self._found_seconds = policy.found_seconds
         self._is_eager = is_eager
         self._count = count
         self._on_touched = on_touched
@@ -103,6 +112,8 @@ class PortResolver:
             clock=clock,
             is_watched=self._is_current,
             found_seconds=policy.found_seconds,
+            max_age_seconds=policy.max_age_seconds,
+            throttled_log=throttled_log,
         )
         self._indexed_ports: object = None
         self._indexed_subnets: object = None
@@ -186,6 +197,23 @@ class PortResolver:
         self._on_touched(touched)
         self._hold_queue.wake(touched)
 
+    async def prefetch_host(self, host: str) -> None:
+        """Fetches the ports of a host again and again, until it is cancelled. Does nothing with a watch."""
+        while True:
+            with contextlib.suppress(ControlAwayError):
+                await self._queries.prefetch(host)
+            await asyncio.sleep(PREFETCH_SECONDS)
+
+    def on_notifications(self, *, are_live: bool) -> None:
+        """Caches results for longer while notifications of changes arrive."""
+        seconds = min(NOTIFIED_SECONDS, self._max_age_seconds) if are_live else self._found_seconds
+        self._queries.use_ttl(seconds)
+
+    def on_notified(self, change: NotifiedChange) -> None:
+        """Receives the resources that a notification names."""
+        self._queries.invalidate(change)
+        self._hold_queue.wake_all()
+
     def on_view(self, view: PortView) -> None:
         """Receives each view on the mirror's thread: a port can change twice before the event loop reads a view."""
         touched = self._index.touched_between(self._last_ports, view.ports)
@@ -228,12 +256,13 @@ class PortResolver:
         known = self._index.candidates(source)
         if known and self._is_current():
             return self._index.single(known, source)
-        is_usable = bool(known) and self._is_fresh()
+        fallback = (known if self._is_fresh() else ()) or self._queries.last_known(source)
         try:
-            found = await self._queries.find(source, KNOWN_QUERY_SECONDS if is_usable else QUERY_SECONDS)
+            timeout_seconds = KNOWN_QUERY_SECONDS if fallback else QUERY_SECONDS
+            found = await self._queries.find(source, timeout_seconds, has_last=bool(fallback))
         except ControlAwayError as error:
-            if is_usable:
-                return self._index.single(known, source)
+            if fallback:
+                return self._index.single(fallback, source)
             last = f"the last known state of {source} is too old" if known else f"nothing is known of {source}"
             raise PortNotReady(f"{last}, and {error}") from None
         return self._index.single(found, source)

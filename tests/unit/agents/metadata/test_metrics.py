@@ -34,10 +34,10 @@ def test_an_exceeded_maximum_age_is_logged_once_and_its_end_once() -> None:
         with capture_logs() as lines:
             monitor.check()
         events.append([(line["log_level"], line["option"]) for line in lines])
-        assert registry.get_sample_value("openimds_metadata_agent_knowledge_age_seconds") == age
+        assert registry.get_sample_value("openimds_metadata_agent_port_mirror_age_seconds") == age
     recovered = [("info", "short"), ("info", "long")]
     assert events == [[], [("error", "short")], [], [("error", "long")], [], recovered, []]
-    assert registry.get_sample_value("openimds_metadata_agent_knowledge_revision") == 7
+    assert registry.get_sample_value("openimds_metadata_agent_port_mirror_revision") == 7
 
 
 def test_a_mirror_without_a_revision_is_never_stale() -> None:
