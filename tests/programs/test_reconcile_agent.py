@@ -131,11 +131,12 @@ def test_agent_waits_for_a_watch_that_it_had_before(tmp_path: Path, monkeypatch:
         waiting = threading.Thread(
             target=lambda: results.append(_await_view(mirror, signals, is_first_start=is_first_start))
         )
-        waiting.start()
-        until(lambda: mirror.watch_unavailable)
-        assert waiting.is_alive()
-        control.has_watch = True
-        waiting.join(HANG_SECONDS)
+        with structlog.testing.capture_logs() as logs:
+            waiting.start()
+            until(lambda: any("host adopt" in line.get("reason", "") for line in logs))
+            assert waiting.is_alive()
+            control.has_watch = True
+            waiting.join(HANG_SECONDS)
         mirror.stop(5)
         session.session.close()
     assert results == [True]

@@ -111,9 +111,16 @@ def _await_view(mirror: CloudMirror, signals: Signals, *, is_first_start: bool) 
 
     On a host that had a view before, the catalog lacks the watch for some time, such as during an upgrade.
     """
+    is_logged = False
     while mirror.view().revision < 0 and not signals.stopped.wait(VIEW_POLL_SECONDS):
         if mirror.watch_unavailable and is_first_start:
             return False
+        if mirror.watch_unavailable and not is_logged:
+            is_logged = True
+            log.warning(
+                "agent start delayed until the catalog has the watch",
+                reason="this host had a control API of openimds before; `openimds host adopt` and a restart end the wait",
+            )
     return True
 
 

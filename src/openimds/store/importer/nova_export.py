@@ -98,7 +98,7 @@ def _read(query: Any) -> Any:
     except Exception as error:
         raise NovaError(
             f"nova's database cannot be read: {_first_line(error)}: check [api_database] and [database] connection of nova.conf, "
-            "and that this host reaches the server"
+            "which --config-file names, and that this host reaches the server"
         ) from error
 
 
