@@ -25,7 +25,13 @@ myst_heading_anchors = 3
 DECISIONS = sorted(f"docs/decisions/{page.stem}" for page in Path(__file__).with_name("decisions").glob("*.md"))
 
 CONTENTS = {
-    "Use": ["docs/guide/user-guide", "docs/guide/existing-openstack", "docs/guide/import", "docs/guide/systemd", "docs/configuration"],
+    "Use": [
+        "docs/guide/user-guide",
+        "docs/guide/existing-openstack",
+        "docs/guide/import",
+        "docs/guide/systemd",
+        "docs/configuration",
+    ],
     "Operate": [
         "docs/guide/metadata-path",
         "docs/log-events",
