@@ -9,6 +9,8 @@ from sqlalchemy.orm import Session
 
 from openimds.store.models.compute import Ec2Id
 
+_BATCH_SIZE = 500
+
 
 def ec2_number(session: Session, kind: str, object_id: str) -> int | None:
     """The object's number. None if it has none."""
@@ -32,13 +34,28 @@ def assign_ec2_numbers(session: Session, kind: str, object_ids: Sequence[str]) -
     return [highest + 1 + at for at in range(len(new))]
 
 
-def reserve_ec2_number(session: Session, kind: str, object_id: str, ec2_id: str | None) -> None:
-    """Gives the object the number of an imported id (`i-0000002a`), unless the number is taken or the object has one."""
-    digits = (ec2_id or "").rpartition("-")[2]
+def reserve_ec2_numbers(session: Session, kind: str, given: Sequence[tuple[str, str | None]]) -> None:
+    """Gives objects the numbers of imported ids (`i-0000002a`), unless a number is taken or its object has one.
+
+    `given` has pairs of object id and imported id. The first of two equal numbers counts.
+    """
+    numbers = {object_id: number for object_id, ec2_id in given if (number := _number(ec2_id)) is not None}
+    ids = list(numbers)
+    for start in range(0, len(ids), _BATCH_SIZE):
+        batch = ids[start : start + _BATCH_SIZE]
+        of_kind = sa.select(Ec2Id.object_id, Ec2Id.number).where(Ec2Id.kind == kind)
+        wanted = [numbers[object_id] for object_id in batch]
+        rows = session.execute(of_kind.where(Ec2Id.object_id.in_(batch) | Ec2Id.number.in_(wanted))).all()
+        numbered, taken = {row.object_id for row in rows}, {row.number for row in rows}
+        for object_id in batch:
+            number = numbers[object_id]
+            if object_id not in numbered and number not in taken:
+                session.add(Ec2Id(kind=kind, number=number, object_id=object_id))
+                taken.add(number)
+
+
+def _number(ec2_id: str | None) -> int | None:
     try:
-        number = int(digits, 16)
+        return int((ec2_id or "").rpartition("-")[2], 16)
     except ValueError:
-        return
-    if ec2_number(session, kind, object_id) is None and session.get(Ec2Id, (kind, number)) is None:
-        session.add(Ec2Id(kind=kind, number=number, object_id=object_id))
-        session.flush()
+        return None

@@ -23,9 +23,9 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.errors import BadRequest, Conflict
 from openimds.resources.instance import EC2_IMAGE, EC2_INSTANCE
-from openimds.store.ec2_ids import reserve_ec2_number
+from openimds.store.ec2_ids import reserve_ec2_numbers
 from openimds.store.engine import Store, utc_now
-from openimds.store.importer.schema import ImportedInstance, NovaInstance
+from openimds.store.importer.schema import ImportedInstance, NovaEc2Ids, NovaInstance
 from openimds.store.models.compute import Server, ServerPassword
 from openimds.store.nova_objects import dedicated_cpus_from_topology, devices_from_metadata
 from openimds.store.raw.metadata_store import MetadataStore
@@ -74,6 +74,32 @@ def import_servers(
     `keeps_password`: a stored password stays if the instance of the document has none.
     """
     outcomes: dict[str, Outcome] = {}
+    for each, server, password in _with_stored(session, placed):
+        outcome = _import_server(session, each, server)
+        if _is_other_password(each.instance, password, keeps_password=keeps_password):
+            _import_password(session, each.instance, password)
+            outcome = "changed" if outcome == "unchanged" else outcome
+        outcomes[each.instance.uuid] = outcome
+    _reserve_ec2_ids(session, [each.instance for each in placed if outcomes[each.instance.uuid] != "unchanged"])
+    return outcomes
+
+
+def unchanged_ids(session: Session, placed: Sequence[PlacedInstance]) -> frozenset[str]:
+    """The ids of the instances that a sync would leave as they are."""
+    return frozenset(
+        each.instance.uuid
+        for each, server, password in _with_stored(session, placed)
+        if server is not None
+        and server.imported_document is not None
+        and not _differences(server, each.instance)
+        and not _is_other_password(each.instance, password, keeps_password=True)
+    )
+
+
+def _with_stored(
+    session: Session, placed: Sequence[PlacedInstance]
+) -> Iterator[tuple[PlacedInstance, Server | None, ServerPassword | None]]:
+    """Each instance with its stored server and password, which two statements read for BATCH_SIZE instances."""
     for start in range(0, len(placed), BATCH_SIZE):
         batch = placed[start : start + BATCH_SIZE]
         ids = [each.instance.uuid for each in batch]
@@ -81,13 +107,12 @@ def import_servers(
         of_batch = sa.select(ServerPassword).where(ServerPassword.server_id.in_(ids))
         passwords = {row.server_id: row for row in session.scalars(of_batch)}
         for each in batch:
-            instance_id = each.instance.uuid
-            outcome = _import_server(session, each, servers.get(instance_id))
-            is_kept = keeps_password and not each.instance.password
-            if not is_kept and _import_password(session, each.instance, passwords.get(instance_id)):
-                outcome = "changed" if outcome == "unchanged" else outcome
-            outcomes[instance_id] = outcome
-    return outcomes
+            yield each, servers.get(each.instance.uuid), passwords.get(each.instance.uuid)
+
+
+def _differences(server: Server, found: NovaInstance) -> dict[str, Any]:
+    """The columns in which the instance of the document differs from the server."""
+    return {name: value for name, value in _columns(found).items() if getattr(server, name) != value}
 
 
 def _import_server(session: Session, placed: PlacedInstance, server: Server | None) -> Outcome:
@@ -95,40 +120,41 @@ def _import_server(session: Session, placed: PlacedInstance, server: Server | No
     found, now = placed.instance, utc_now()
     if server is not None and server.imported_document is None:
         raise Conflict(f"{placed.place}: {found.uuid} is an instance of this cloud and cannot be replaced by an import")
-    columns = _columns(found)
-    if found.launched_at is not None:
-        columns["launched_at"] = found.launched_at
     if server is None:
-        server = Server(id=found.uuid, created_at=now, updated_at=now, **({"launched_at": now} | columns))
+        columns = {"launched_at": now} | _columns(found)
+        server = Server(id=found.uuid, created_at=now, updated_at=now, **columns)
         session.add(server)
         outcome: Outcome = "added"
     else:
-        different = {name: value for name, value in columns.items() if getattr(server, name) != value}
+        different = _differences(server, found)
         if not different:
             return "unchanged"
         for name, value in {**different, "updated_at": now}.items():
             setattr(server, name, value)
         outcome = "changed"
-    session.flush()
-    _reserve_ec2_ids(session, server)
     return outcome
 
 
 def _columns(found: NovaInstance) -> dict[str, Any]:
-    return found.model_dump(include=_SAME_NAME) | {
-        "name": found.display_name or found.hostname,
-        "image_id": found.image_ref or None,
-        "flavor": {"name": found.flavor_name},
-        "key_name": found.key_name or None,
-        "user_data": found.user_data_b64,
-        "metadata_": found.metadata,
-        "block_devices": found.block_device_mappings,
-        "devices": devices_from_metadata(found.device_metadata),
-        "dedicated_cpus": dedicated_cpus_from_topology(found.numa_topology),
-        "imported_document": _imported_document(found),
-        "driver": "external",
-        "status": "ACTIVE",
-    }
+    launched = {} if found.launched_at is None else {"launched_at": found.launched_at}
+    return (
+        found.model_dump(include=_SAME_NAME)
+        | launched
+        | {
+            "name": found.display_name or found.hostname,
+            "image_id": found.image_ref or None,
+            "flavor": {"name": found.flavor_name},
+            "key_name": found.key_name or None,
+            "user_data": found.user_data_b64,
+            "metadata_": found.metadata,
+            "block_devices": found.block_device_mappings,
+            "devices": devices_from_metadata(found.device_metadata),
+            "dedicated_cpus": dedicated_cpus_from_topology(found.numa_topology),
+            "imported_document": _imported_document(found),
+            "driver": "external",
+            "status": "ACTIVE",
+        }
+    )
 
 
 def _imported_document(found: NovaInstance) -> dict[str, Any]:
@@ -142,28 +168,28 @@ def _imported_document(found: NovaInstance) -> dict[str, Any]:
     return document
 
 
-def _reserve_ec2_ids(session: Session, server: Server) -> None:
-    given = (server.imported_document or {}).get("ec2_ids") or {}
-    reserve_ec2_number(session, EC2_INSTANCE, server.id, given.get("instance_id"))
-    for image_id, ec2_id in (
-        (server.image_id, given.get("ami_id")),
-        (server.kernel_id, given.get("kernel_id")),
-        (server.ramdisk_id, given.get("ramdisk_id")),
-    ):
-        if image_id:
-            reserve_ec2_number(session, EC2_IMAGE, image_id, ec2_id)
+def _reserve_ec2_ids(session: Session, found: Sequence[NovaInstance]) -> None:
+    given = [(each, each.ec2_ids or NovaEc2Ids()) for each in found]
+    reserve_ec2_numbers(session, EC2_INSTANCE, [(each.uuid, ids.instance_id) for each, ids in given])
+    images = [
+        pair
+        for each, ids in given
+        for pair in ((each.image_ref, ids.ami_id), (each.kernel_id, ids.kernel_id), (each.ramdisk_id, ids.ramdisk_id))
+    ]
+    reserve_ec2_numbers(session, EC2_IMAGE, [(image_id, ec2_id) for image_id, ec2_id in images if image_id])
 
 
-def _import_password(session: Session, found: NovaInstance, stored: ServerPassword | None) -> bool:
-    """Replaces the stored password by that of the document. Returns whether it changed."""
-    if (stored.password if stored is not None else "") == found.password:
-        return False
+def _is_other_password(found: NovaInstance, stored: ServerPassword | None, *, keeps_password: bool) -> bool:
+    is_kept = keeps_password and not found.password
+    return not is_kept and (stored.password if stored is not None else "") != found.password
+
+
+def _import_password(session: Session, found: NovaInstance, stored: ServerPassword | None) -> None:
     if stored is not None:
         session.delete(stored)
         session.flush()
     if found.password:
         session.add(ServerPassword(server_id=found.uuid, password=found.password))
-    return True
 
 
 def _imported_ids(session: Session) -> frozenset[str]:
@@ -217,10 +243,14 @@ class InstanceStore(MetadataStore):
         more than half of the instances would be deleted, unless the deletion `is_forced`.
         """
         placed = list(instances_in(document))
+        with self._store.read() as session:  # most instances are unchanged, and need no write lock
+            unchanged = unchanged_ids(session, placed)
         outcomes: dict[str, Outcome] = {}
         with suppress(_UndoneError), self._store.write() as session:
             before = _imported_ids(session)
-            outcomes = import_servers(session, placed, keeps_password=True)
+            outcomes.update(dict.fromkeys(unchanged & before, "unchanged"))
+            others = [each for each in placed if each.instance.uuid not in outcomes]
+            outcomes.update(import_servers(session, others, keeps_password=True))
             gone = _remove_gone(session, before, frozenset(outcomes), is_forced=is_forced)
             outcomes.update(dict.fromkeys(gone, "removed"))
             _undo_if(session, dry_run)
