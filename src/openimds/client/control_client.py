@@ -19,8 +19,9 @@ from keystoneauth1.identity.base import BaseIdentityPlugin
 from keystoneauth1.session import Session
 
 from openimds.client import decoders
-from openimds.client.errors import ControlApiError
+from openimds.client.errors import ControlApiError, NoWatchError
 from openimds.client.rest import RestCall, RestClient
+from openimds.client.session import retry_login
 from openimds.resources.network import Network, Port, Router, Subnet
 
 _log = structlog.get_logger(__name__)
@@ -84,6 +85,10 @@ class ControlClient:
         """Makes the next call fetch a new token, and with it the present catalog."""
         self._session.invalidate()
 
+    def retry_login(self) -> None:
+        """Ends the wait after a refused login, and reads the credentials again."""
+        retry_login(self._session)
+
     # The watch ----------------------------------------------------------------------------------------------------
 
     def snapshot(self, kinds: Sequence[str], known_revision: int | None = None) -> Snapshot:
@@ -92,7 +97,12 @@ class ControlClient:
         The response contains the epoch of `known_revision`, too.
         """
         query = {"kinds": ",".join(kinds), "known_revision": known_revision}
-        content = self._watch.request(RestCall(method="GET", path="/snapshot", query=query))
+        try:
+            content = self._watch.request(RestCall(method="GET", path="/snapshot", query=query))
+        except ControlApiError as error:
+            if error.status == 404:  # an auth plugin with one endpoint for all services, which is another service's
+                raise NoWatchError(str(error)) from None
+            raise
         with _decoding("the snapshot"):
             response = _SNAPSHOT.decode(content)
         unreadable: set[tuple[str, str]] = set()

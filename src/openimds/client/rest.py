@@ -13,7 +13,8 @@ from keystoneauth1.adapter import Adapter
 from keystoneauth1.exceptions import ClientException, EmptyCatalog, EndpointNotFound
 from keystoneauth1.session import Session
 
-from openimds.client.errors import ControlApiError, NoWatchError, RevisionGoneError
+from openimds.client.errors import ControlApiError, LoginRefusedError, NoWatchError, RevisionGoneError
+from openimds.client.session import LoginWaitError
 
 _INTERFACES = ["internal", "public"]
 _MAX_MESSAGE_CHARS = 500
@@ -73,6 +74,8 @@ class RestClient:
             response: requests.Response = self._adapter.request(call.path, call.method, **options)
         except (EndpointNotFound, EmptyCatalog):
             raise NoWatchError(f"the catalog has no service of the type {self.service_type}") from None
+        except LoginWaitError as error:
+            raise LoginRefusedError(f"{self._name(call)}: {_first_line(error)}", error.retry_seconds) from None
         except (ClientException, requests.RequestException) as error:
             status = getattr(error, "http_status", None)
             raise ControlApiError(f"{self._name(call)}: {_first_line(error)}", status) from None

@@ -58,6 +58,8 @@ class FakeControl:
         self.role = "service"
         """The role in the tokens."""
         self.logins = 0
+        self.refused_logins = 0
+        self.password = PASSWORD
         self.has_watch = watch
         """Whether the catalog of a new token has the watch."""
         self._state = _State()
@@ -170,7 +172,8 @@ class FakeControl:
 
     def _log_in(self, request: _Handler, body: bytes) -> tuple[int, Any]:
         password = json.loads(body)["auth"]["identity"]["password"]["user"]["password"]
-        if password != PASSWORD:
+        if password != self.password:
+            self.refused_logins += 1
             return 401, {"error": {"code": 401, "message": "The request you have made requires authentication."}}
         self.logins += 1
         token = f"fake-{uuid.uuid4().hex}"

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from openimds.config.ini_reader import ConfigError
-from openimds.config.loader import OptionValues
+from openimds.config.loader import OptionValues, load
 from openimds.config.options import DEFAULT, Section, agents
 from openimds.config.options import apis as metadata_api_options
 from openimds.config.options import common as common_options
+from openimds.config.options.keystone import PASSWORD_PLUGINS, plugin_options, without_default
 from openimds.config.settings import (
     ComputeAgentConfig,
     ControlApiConfig,
@@ -72,21 +73,48 @@ def common(program: str, values: OptionValues) -> dict[str, Any]:
 def auth(values: OptionValues, section: Section) -> AuthOptions:
     """The credentials from a section with keystoneauth's options. Raises ConfigError for missing required options."""
     name = section.name
+    common_options: dict[str, Any] = {
+        "auth_url": to_identity_v3(values[name, "auth_url"] or ""),
+        "region_name": values[name, "region_name"],
+        "cafile": values[name, "cafile"],
+        "insecure": values[name, "insecure"],
+        "auth_type": values[name, "auth_type"],
+        "section": name,
+        "files": tuple(file.path for file in values.files),
+    }
+    if values[name, "auth_type"] not in PASSWORD_PLUGINS:
+        return AuthOptions(**common_options, plugin_options=_plugin_options(values, section))
     needed = ("auth_url", "username", "password")
     missing = [option for option in needed if not values[name, option]]
     if missing:
         raise ConfigError([f"[{name}] {option} is not set in {_file_names(values)}; set it" for option in missing])
     return AuthOptions(
-        auth_url=to_identity_v3(values[name, "auth_url"]),
+        **common_options,
         username=values[name, "username"],
         password=values[name, "password"],
         project_name=values[name, "project_name"],
         user_domain_name=values[name, "user_domain_name"],
         project_domain_name=values[name, "project_domain_name"],
-        region_name=values[name, "region_name"],
-        cafile=values[name, "cafile"],
-        insecure=values[name, "insecure"],
     )
+
+
+def _plugin_options(values: OptionValues, section: Section) -> dict[str, Any]:
+    """The options of another plugin than `password` that the files set. Raises ConfigError."""
+    name, auth_type = section.name, values[section.name, "auth_type"]
+    try:
+        options = plugin_options(auth_type)
+    except ValueError as error:
+        raise ConfigError([f"{values.where(section, 'auth_type')}: is not valid: {error}"]) from None
+    found = load([file.path for file in values.files], [Section(name, tuple(map(without_default, options)))])
+    given = {option.dest: found[name, option.dest] for option in options if found[name, option.dest] is not None}
+    if "auth_url" in given:
+        given["auth_url"] = to_identity_v3(given["auth_url"])
+    missing = [option.dest for option in options if option.required and option.dest not in given]
+    if missing:
+        raise ConfigError(
+            [f"[{name}] {option} is not set in {_file_names(values)}; {auth_type} needs it" for option in missing]
+        )
+    return given
 
 
 def strict_hosts(values: OptionValues, section: str) -> tuple[str, ...] | None:

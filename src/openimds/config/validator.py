@@ -14,6 +14,8 @@ from openimds.config.ini_reader import ConfigError, ConfigFile, IniEntry
 from openimds.config.loader import load, option_names
 from openimds.config.options import DEFAULT, Section
 from openimds.config.options.agents import KEYSTONE_AUTHTOKEN
+from openimds.config.options.apis import VENDORDATA_AUTH
+from openimds.config.options.keystone import plugin_option_names
 from openimds.config.settings import PolicyConfig
 
 MIN_SIMILARITY = 0.85
@@ -194,8 +196,15 @@ def misspelling_warnings(
 
 
 def unknown_options(files: Iterable[ConfigFile], names: frozenset[Name]) -> Iterator[IniEntry]:
-    """The entries with an option that is not in `names`."""
-    return (found for file in files for found in file.assignments if (found.section, found.option) not in names)
+    """The entries with an option that is neither in `names` nor one of a plugin of keystoneauth."""
+    for file in files:
+        for found in file.assignments:
+            if (found.section, found.option) not in names and not _is_plugin_option(found):
+                yield found
+
+
+def _is_plugin_option(found: IniEntry) -> bool:
+    return found.section in (KEYSTONE_AUTHTOKEN.name, VENDORDATA_AUTH.name) and found.option in plugin_option_names()
 
 
 def is_openstacks(found: IniEntry) -> bool:

@@ -39,6 +39,14 @@ class PortNotReady(Exception):
     """The port cannot be resolved now, and the client should retry. The message is for the log."""
 
 
+class PortLookupRefused(PortNotReady):
+    """No lookup is possible before `retry_seconds` have passed, so the request is not held."""
+
+    def __init__(self, sentence: str, retry_seconds: float) -> None:
+        super().__init__(sentence)
+        self.retry_seconds = retry_seconds
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSource:
     """The place that a request comes from. Exactly one of the two IDs is set."""

@@ -53,7 +53,10 @@ def run(config: ComputeAgentConfig) -> int:
     """Runs until SIGTERM and returns the exit code. Guests continue to run after it. Raises StartupError."""
     begin(config)
     _check_programs()
-    client = ControlClient(connect(config.auth), region=config.auth.region_name)
+    client = ControlClient(
+        connect(config.auth, lambda: configuration.load_compute_agent(config.config_files).auth),
+        region=config.auth.region_name,
+    )
     cgroups = GuestCgroups(config.namespace_prefix)
     notes = missing_limits(cgroups)
     if notes:

@@ -35,7 +35,10 @@ def run(config: DhcpAgentConfig) -> int:
     begin(config)
     (config.state_path / "dhcp").mkdir(parents=True, exist_ok=True)
     close_to_others(config.state_path)
-    client = ControlClient(connect(config.auth), region=config.auth.region_name)
+    client = ControlClient(
+        connect(config.auth, lambda: configuration.load_dhcp_agent(config.config_files).auth),
+        region=config.auth.region_name,
+    )
     monitor = HostMonitor()
     kernel = NetworkConfigurator(OwnershipRecord(config.state_path / "owned"), config.namespace_prefix, monitor)
     namespaces = NamespaceProbe(kernel.handles)

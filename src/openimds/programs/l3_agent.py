@@ -31,7 +31,10 @@ FOLDERS = ("ra", "ns-metadata-proxy", "external/pids")
 def run(config: L3AgentConfig) -> int:
     """Runs until SIGTERM and returns the exit code."""
     begin(config)
-    client = ControlClient(connect(config.auth), region=config.auth.region_name)
+    client = ControlClient(
+        connect(config.auth, lambda: configuration.load_l3_agent(config.config_files).auth),
+        region=config.auth.region_name,
+    )
     monitor = HostMonitor()
     ruleset_cache = RulesetCache(config.state_path / "rules")
     kernel = NetworkConfigurator(

@@ -79,6 +79,7 @@ def serve(agent: AgentSpec) -> int:
 
     def reload() -> None:
         agent.reload()
+        agent.client.retry_login()
         scheduler.request_resync()
         log.info("agent configuration reloaded")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,8 +44,12 @@ class Stage:
     def delete(self, port: str) -> None:
         self.admin.call("DELETE", f"/network/v2.0/ports/{port}")
 
-    def start(self, believed_seconds: int) -> None:
+    def start(self, ttl_seconds: int, password: str = SERVICE_PASSWORD) -> None:
         """The agent, configured with option names of 2014, including `/v2.0`."""
+        self.configure(ttl_seconds, password)
+        self.agent.start()
+
+    def configure(self, ttl_seconds: int, password: str) -> None:
         self.agent.file.write_text(
             f"""\
 [DEFAULT]
@@ -56,12 +61,11 @@ nova_metadata_port = {self.agent.api.server_address[1]}
 metadata_proxy_shared_secret = shared
 auth_url = {self.door.url}/v2.0
 admin_user = neutron
-admin_password = {SERVICE_PASSWORD}
+admin_password = {password}
 admin_tenant_name = service
-cache_url = memory://?default_ttl={believed_seconds}
+cache_url = memory://?default_ttl={ttl_seconds}
 """
         )
-        self.agent.start()
 
     def instance(self, ip: str) -> str | int:
         """The instance that the agent resolves the address to, or the status if there is none."""
@@ -92,7 +96,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 
 def test_moved_address_belongs_to_its_new_owner(stage: Stage) -> None:
     first = stage.port("vm-1", "10.0.0.5")
-    stage.start(believed_seconds=1)
+    stage.start(ttl_seconds=1)
     assert stage.instance("10.0.0.5") == "vm-1"
     stage.move(first, "10.0.0.6")
     stage.port("vm-2", "10.0.0.5")
@@ -106,11 +110,11 @@ def test_moved_address_belongs_to_its_new_owner(stage: Stage) -> None:
 def test_address_of_a_deleted_instance_belongs_to_the_next_owner(stage: Stage) -> None:
     """The result is correct even while the cached lookup is valid, because the metadata API no longer has the instance."""
     port = stage.port("vm-1", "10.0.0.5")
-    stage.start(believed_seconds=LONG_SECONDS)
+    stage.start(ttl_seconds=LONG_SECONDS)
     assert stage.instance("10.0.0.5") == "vm-1"
-    looked = stage.door.lookups
+    before = stage.door.lookups
     assert {stage.instance("10.0.0.5") for _ in range(NEVER_AGAIN)} == {"vm-1"}
-    assert stage.door.lookups == looked, "a find is believed"
+    assert stage.door.lookups == before, "the result is cached"
     stage.delete(port)
     stage.agent.api.gone = {"vm-1"}
     stage.port("vm-2", "10.0.0.5")
@@ -120,13 +124,13 @@ def test_address_of_a_deleted_instance_belongs_to_the_next_owner(stage: Stage) -
 def test_expired_token_is_renewed_and_a_failing_neutron_is_503(stage: Stage) -> None:
     stage.port("vm-1", "10.0.0.5")
     stage.port("vm-2", "10.0.0.6")
-    stage.start(believed_seconds=LONG_SECONDS)
+    stage.start(ttl_seconds=LONG_SECONDS)
     assert stage.instance("10.0.0.5") == "vm-1"
     stage.door.end_tokens()
-    assert stage.instance("10.0.0.6") == "vm-2", "a new token is fetched, and the question asked again"
+    assert stage.instance("10.0.0.6") == "vm-2", "a new token is fetched, and the query is repeated"
     stage.door.neutron_status = 503
-    assert stage.instance("10.0.0.5") == "vm-1", "what was found a moment ago is served"
-    assert stage.instance("10.0.0.7") == 503, "not yet is never no"
+    assert stage.instance("10.0.0.5") == "vm-1", "a cached result is used"
+    assert stage.instance("10.0.0.7") == 503, "a client that cannot be looked up is not rejected"
     stage.door.neutron_status = None
     assert stage.instance("10.0.0.7") == 404
 
@@ -142,3 +146,36 @@ def test_pages_of_neutron_are_read_completely(stage: Stage) -> None:
     assert {port.id for port in found} == made
     assert len(found) == len(made)
     assert stage.door.lookups >= 3
+
+
+def test_wrong_password_is_tried_once_and_clients_are_not_held(stage: Stage) -> None:
+    """Mirror, heartbeat and each held request logged in about once a second, which locked the account in Keystone."""
+    stage.port("vm-1", "10.0.0.5")
+    stage.start(ttl_seconds=1, password="wrong")
+    for number in range(5, 15):
+        head, _body = stage.agent.response(f"10.0.0.{number}")
+        assert head.startswith("HTTP/1.1 503")
+        assert "retry-after: 10" in head.lower()
+    assert stage.door.refused_logins == 1
+    (event,) = stage.agent.events("login refused")
+    assert event["section"] == "keystone_authtoken"
+    assert event["files"] == [str(stage.agent.file)]
+    assert (event["user"], event["project"]) == ("neutron", "service")
+
+
+def test_corrected_password_takes_effect_without_a_restart(stage: Stage) -> None:
+    stage.port("vm-1", "10.0.0.5")
+    stage.start(ttl_seconds=1, password="wrong")
+    assert stage.instance("10.0.0.5") == 503
+    stage.configure(1, SERVICE_PASSWORD)
+    until(lambda: stage.instance("10.0.0.5") == "vm-1", "the changed file is read")
+    assert stage.door.refused_logins == 1
+    assert SERVICE_PASSWORD not in stage.agent.log
+
+
+def test_signal_repeats_a_refused_login(stage: Stage) -> None:
+    stage.start(ttl_seconds=1, password="wrong")
+    until(lambda: stage.door.refused_logins == 1)
+    assert stage.agent.process is not None
+    stage.agent.process.send_signal(signal.SIGHUP)
+    until(lambda: stage.door.refused_logins == 2, "the signal ends the wait")

@@ -27,6 +27,7 @@ class Door(ThreadingHTTPServer):
         self.tokens: set[str] = set()
         self.ended: set[str] = set()
         self.lookups = 0
+        self.refused_logins = 0
         self.page_size = 0
         """Size of a page of ports. 0 if lists are not paged."""
 
@@ -64,6 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
         if is_neutron and door.neutron_status is not None:
             return door.neutron_status, [], b'{"NeutronError": {"message": "told to fail"}}'
         status, headers, answer = self._passed_on(body)
+        door.refused_logins += self.path.endswith("/auth/tokens") and status == 401
         door.tokens |= {value for name, value in headers if name.lower() == "x-subject-token"}
         answer = answer.replace(door.behind.encode(), door.url.encode())
         if door.page_size and self.command == "GET" and urlsplit(self.path).path == "/network/v2.0/ports":

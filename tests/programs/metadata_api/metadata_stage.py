@@ -120,6 +120,11 @@ class Stage:
         return [line for line in lines if words in str(line["event"])]
 
     def ask(self, ip: str = "10.0.0.5") -> tuple[int, str]:
+        head, body = self.response(ip)
+        return int(head.split()[1]), body
+
+    def response(self, ip: str = "10.0.0.5") -> tuple[str, str]:
+        """The status line with the headers, and the body."""
         request = (
             f"GET /latest/meta-data/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Neutron-Network-ID: {NET}\r\n"
             f"X-Forwarded-For: {ip}\r\nX-Openstack-Request-Id: req-{ip}\r\n\r\n"
@@ -129,7 +134,8 @@ class Stage:
             client.connect(str(self.socket))
             client.sendall(request.encode())
             response = b"".join(iter(lambda: client.recv(65536), b""))
-        return int(response.split()[1]), response.partition(b"\r\n\r\n")[2].decode()
+        head, _, body = response.partition(b"\r\n\r\n")
+        return head.decode(), body.decode()
 
 
 class closing_server:  # noqa: N801 - a context manager

@@ -225,3 +225,53 @@ def test_connections_per_guest_in_neutron_conf_applies_in_both_modes(write: Writ
     loaded = config.load_metadata_agent([file])
     assert loaded.connections_per_guest == 7
     assert loaded.warnings == ()
+
+
+APPLICATION_CREDENTIAL = """\
+[DEFAULT]
+metadata_proxy_shared_secret = s
+[keystone_authtoken]
+auth_url = http://controller:5000/v2.0
+auth_type = v3applicationcredential
+application_credential_id = abc
+application_credential_secret = sesame
+region_name = RegionTwo
+"""
+
+
+def test_options_of_another_plugin_are_read(write: Write) -> None:
+    """The defaults of a password's project and domains are not options of an application credential."""
+    path = write("metadata_agent.ini", APPLICATION_CREDENTIAL)
+    auth = config.load_metadata_agent([path]).auth
+    assert auth.auth_type == "v3applicationcredential"
+    assert auth.plugin_options == {
+        "auth_url": "http://controller:5000/v3",
+        "application_credential_id": "abc",
+        "application_credential_secret": "sesame",
+    }
+    assert (auth.region_name, auth.user, auth.section, auth.files) == (
+        "RegionTwo",
+        "abc",
+        "keystone_authtoken",
+        (path,),
+    )
+    assert "sesame" not in repr(auth)
+    assert not [warning for warning in config.load_metadata_agent([path]).warnings if "application" in warning]
+
+
+def test_unknown_plugin_is_refused_with_the_known_ones(write: Write) -> None:
+    path = write("metadata_agent.ini", APPLICATION_CREDENTIAL.replace("v3applicationcredential", "v3aplication"))
+    with pytest.raises(ConfigError) as raised:
+        config.load_metadata_agent([path])
+    (problem,) = raised.value.problems
+    assert problem.startswith(f"{path}, line 5: [keystone_authtoken] auth_type: is not valid")
+    assert "v3applicationcredential" in problem
+
+
+def test_missing_option_of_a_plugin_is_named(write: Write) -> None:
+    path = write("metadata_agent.ini", APPLICATION_CREDENTIAL.replace("application_credential_secret = sesame\n", ""))
+    with pytest.raises(ConfigError) as raised:
+        config.load_metadata_agent([path])
+    assert raised.value.problems == (
+        f"[keystone_authtoken] application_credential_secret is not set in {path}; v3applicationcredential needs it",
+    )

@@ -15,7 +15,7 @@ from openimds.agents.metadata.metrics import Metrics
 from openimds.agents.metadata.origins import Origins, origin_facts
 from openimds.agents.metadata.proxy.forwarder import Forwarder
 from openimds.agents.metadata.records import InstanceRecords
-from openimds.guest_identity.port_match import Binding, NoSinglePort, PortNotReady
+from openimds.guest_identity.port_match import Binding, NoSinglePort, PortLookupRefused, PortNotReady
 from openimds.guest_identity.token_bucket import TokenBucket
 from openimds.http.messages import Request, Response
 from openimds.imds.authenticators import AuthenticatedInstance, AuthError, DelegateUpstream
@@ -24,7 +24,8 @@ from openimds.imds.rate_limit import PortRateLimiter
 from openimds.metadata.outcome import NOT_FOUND_SENTENCE
 
 MAX_INSTANCES = 5000
-_RETRY = (("Retry-After", "1"),)
+MAX_RETRY_SECONDS = 10
+"""The longest Retry-After, because a corrected configuration file takes effect immediately."""
 
 
 class PortAuthenticator:
@@ -89,7 +90,9 @@ class PortAuthenticator:
         except PortNotReady as error:
             facts = {**origin_facts(origin), "outcome": "unknown", "reason": str(error)}
             sentence = "The instance of this request cannot be determined yet. Try again."
-            raise self._error(HTTPStatus.SERVICE_UNAVAILABLE, sentence, _RETRY, facts=facts) from None
+            retry_seconds = min(error.retry_seconds, MAX_RETRY_SECONDS) if isinstance(error, PortLookupRefused) else 1
+            headers = (("Retry-After", str(max(1, round(retry_seconds)))),)
+            raise self._error(HTTPStatus.SERVICE_UNAVAILABLE, sentence, headers, facts=facts) from None
 
     def _take(self, binding: Binding) -> TokenBucket | None:
         """Counts the request. Returns the port's bucket, None if the port has no limit. Raises AuthError (429)."""

@@ -20,6 +20,14 @@ class ControlAwayError(Exception):
     """The control API did not respond."""
 
 
+class ControlRefusedError(ControlAwayError):
+    """The identity service refuses the agent's login. No query is possible before `retry_seconds` have passed."""
+
+    def __init__(self, message: str, retry_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
 class Upstream(Protocol):
     """The connection pool to the metadata API."""
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
+from typing import Any
+
 from oslo_config import cfg
 
 from openimds.config.options import Section, deprecated
+
+PASSWORD_PLUGINS = ("password", "v3password")
+"""The plugins whose options this module declares, with their old names."""
 
 
 def keystone_section(name: str, *, purpose: str, with_2014_names: bool) -> Section:
@@ -30,9 +37,9 @@ def keystone_section(name: str, *, purpose: str, with_2014_names: bool) -> Secti
             cfg.StrOpt(
                 "auth_type",
                 default="password",
-                choices=["password", "v3password"],
                 deprecated_opts=[deprecated("auth_plugin", name)],
-                help="The authentication method.",
+                help="The authentication method: any plugin of keystoneauth, such as v3applicationcredential, with its options"
+                " in this section.",
             ),
             cfg.StrOpt(
                 "username",
@@ -63,3 +70,35 @@ def keystone_section(name: str, *, purpose: str, with_2014_names: bool) -> Secti
         ),
         purpose,
     )
+
+
+def plugin_options(auth_type: str) -> tuple[cfg.Opt, ...]:
+    """The options of a plugin of keystoneauth. Raises ValueError with the names of all plugins for an unknown one."""
+    from keystoneauth1 import exceptions, loading  # noqa: PLC0415 - stevedore reads the entry points of all packages
+
+    try:
+        loader: Any = loading.get_plugin_loader(auth_type)
+    except exceptions.NoMatchingPlugin:
+        names = ", ".join(sorted(loading.get_available_plugin_names()))
+        raise ValueError(f"keystoneauth has no plugin {auth_type}; there are {names}") from None
+    return tuple(option._to_oslo_opt() for option in loader.get_options())  # noqa: SLF001 - as in keystoneauth's loading.conf
+
+
+@cache
+def plugin_option_names() -> frozenset[str]:
+    """The names of the options of all plugins."""
+    from keystoneauth1 import loading  # noqa: PLC0415
+
+    options = (option for name in loading.get_available_plugin_names() for option in plugin_options(name))
+    return frozenset(name.replace("-", "_") for option in options for name in _names(option))
+
+
+def without_default(option: cfg.Opt) -> cfg.Opt:
+    """The option as one that may be absent."""
+    optional = copy.copy(option)
+    optional.default, optional.required = None, False
+    return optional
+
+
+def _names(option: cfg.Opt) -> list[str]:
+    return [option.dest, *(old.name for old in option.deprecated_opts if old.name)]

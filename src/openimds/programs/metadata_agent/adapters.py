@@ -5,9 +5,9 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping, Sequence
 
-from openimds.agents.metadata.protocols import ControlAwayError, Headers, UpstreamAwayError
+from openimds.agents.metadata.protocols import ControlAwayError, ControlRefusedError, Headers, UpstreamAwayError
 from openimds.client.control_client import ControlClient
-from openimds.client.errors import ControlApiError
+from openimds.client.errors import ControlApiError, LoginRefusedError
 from openimds.config import MetadataAgentConfig
 from openimds.guest_identity.addresses import Address
 from openimds.http.client.pool import ClientRequest, Pool, ServerAddress, UpstreamError
@@ -51,13 +51,19 @@ class NeutronPorts:
             self._client.warn_if_role_is_missing()
             return found
         except ControlApiError as error:
-            raise ControlAwayError(str(error)) from None
+            raise _away(error) from None
 
     def subnets(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Subnet]:
         try:
             return self._client.list_subnets(**filters)
         except ControlApiError as error:
-            raise ControlAwayError(str(error)) from None
+            raise _away(error) from None
+
+
+def _away(error: ControlApiError) -> ControlAwayError:
+    if isinstance(error, LoginRefusedError):
+        return ControlRefusedError(str(error), error.retry_seconds)
+    return ControlAwayError(str(error))
 
 
 class NamespaceNeighbours:

@@ -67,14 +67,14 @@ log = structlog.get_logger(__name__)
 
 
 class MetadataAgentWorker:
-    """Runs until SIGTERM or SIGINT. SIGHUP reloads the shared secret."""
+    """Runs until SIGTERM or SIGINT. SIGHUP reloads the shared secret and the credentials."""
 
     def __init__(self, config: MetadataAgentConfig, sockets: AgentSockets, number: int) -> None:
         self._config = config
         self._sockets = sockets
         self._upstream = upstream_of(config)
         self._is_first = number == 0
-        self._session = connect(config.auth)
+        self._session = connect(config.auth, lambda: configuration.load_metadata_agent(config.config_files).auth)
         self._client = ControlClient(self._session, region=config.auth.region_name)
         guard = StoreGuard(config.state_path, "openimds-metadata-agent")
         self._mirror = CloudMirror(self._client, KINDS, poll_seconds=self._poll_seconds(), guard=guard)
@@ -227,14 +227,15 @@ class MetadataAgentWorker:
         task.add_done_callback(self._tasks.discard)
 
     def _reload(self, agent: MetadataAgent) -> None:
-        """Reads the shared secret again. All other options need a restart, which loses no request."""
+        """Reads the shared secret and the credentials again. Other options need a restart, which loses no request."""
         try:
             secret = configuration.load_metadata_agent(self._config.config_files).shared_secret
         except ConfigError as error:
             log.warning("metadata agent configuration reload failed", error=str(error))
             return
+        self._client.retry_login()
         agent.reload(secret)
-        log.info("metadata agent configuration reloaded: shared secret applied")
+        log.info("metadata agent configuration reloaded: shared secret and credentials applied")
 
     def _facts(self) -> dict[str, object]:
         """Returns the facts of `openimds status` in the order of display."""

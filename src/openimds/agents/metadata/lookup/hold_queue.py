@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from openimds.guest_identity.port_match import PortNotReady
+from openimds.guest_identity.port_match import PortLookupRefused, PortNotReady
 from openimds.resources.network import Port
 
 RETRY_SECONDS = 1.0
@@ -51,6 +51,8 @@ class HoldQueue:
     async def hold(self, decide: Callable[[], Awaitable[Port]], keys: Iterable[Hashable]) -> Port:
         """Returns or raises the result of `decide`. Raises its PortNotReady only after the hold time.
 
+        PortLookupRefused is raised immediately.
+
         `keys`: all keys of changes that can change the result.
         """
         reasons: list[PortNotReady] = []
@@ -87,6 +89,8 @@ class HoldQueue:
                 return await decide()
             except StaleResultError:
                 continue
+            except PortLookupRefused:
+                raise
             except PortNotReady as reason:
                 reasons[:] = [reason]
                 await self._wait(waiter.woken)

@@ -28,11 +28,18 @@ from typing import Any, NamedTuple
 
 from openimds.agents.metadata.lookup.hold_queue import HoldQueue
 from openimds.agents.metadata.lookup.port_queries import PortQueries
-from openimds.agents.metadata.protocols import ControlAwayError, Neighbours, PortMirror, Ports, PortView
+from openimds.agents.metadata.protocols import (
+    ControlAwayError,
+    ControlRefusedError,
+    Neighbours,
+    PortMirror,
+    Ports,
+    PortView,
+)
 from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.guest_identity.addresses import device_in, parse_address
 from openimds.guest_identity.port_index import PortIndex
-from openimds.guest_identity.port_match import Binding, ClientSource, NoSinglePort, PortNotReady
+from openimds.guest_identity.port_match import Binding, ClientSource, NoSinglePort, PortLookupRefused, PortNotReady
 from openimds.resources.network import NotifiedChange, Port
 
 MAX_BINDINGS = 20_000
@@ -263,6 +270,8 @@ class PortResolver:
         except ControlAwayError as error:
             if fallback:
                 return self._index.single(fallback, source)
+            if isinstance(error, ControlRefusedError):
+                raise PortLookupRefused(str(error), error.retry_seconds) from None
             last = f"the last known state of {source} is too old" if known else f"nothing is known of {source}"
             raise PortNotReady(f"{last}, and {error}") from None
         return self._index.single(found, source)
