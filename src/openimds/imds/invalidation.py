@@ -16,7 +16,7 @@ from typing import Protocol
 import structlog
 
 from openimds.imds.metrics import STORE_AWAY
-from openimds.resources.errors import StoreUnavailable
+from openimds.resources.errors import NotOffered, StoreUnavailable
 from openimds.resources.instance import ChangeSet
 
 log = structlog.get_logger(__name__)
@@ -43,11 +43,18 @@ class ChangePoller:
     """Polls for changes from `start` to `stop`. Calls `on_changes` on the event loop with each change set."""
 
     def __init__(
-        self, changes: ChangeFeed, on_changes: Callable[[ChangeSet], None], intervals: PollIntervals | None = None
+        self,
+        changes: ChangeFeed,
+        on_changes: Callable[[ChangeSet], None],
+        intervals: PollIntervals | None = None,
+        *,
+        reports_first_failure: bool = True,
     ) -> None:
+        """`reports_first_failure`: whether a source that has never responded counts as unavailable. It may not exist."""
         self._changes = changes
         self._on_changes = on_changes
         self._intervals = intervals or PollIntervals()
+        self._reports_failures = reports_first_failure
         self._stopped = threading.Event()
         self._revision: int | None = None
         self._responded_at = time.monotonic()
@@ -75,6 +82,9 @@ class ChangePoller:
         while not self._stopped.wait(self._intervals.poll_seconds):
             try:
                 self._poll()
+            except NotOffered:
+                self._responded_at = time.monotonic()
+                self._stopped.wait(self._intervals.retry_seconds)
             except StoreUnavailable as error:
                 self._call_on_loop(self._set_store_state, True, error.message)
                 self._stopped.wait(self._intervals.retry_seconds)
@@ -84,6 +94,7 @@ class ChangePoller:
                 self._stopped.wait(1)
             else:
                 self._responded_at = time.monotonic()
+                self._reports_failures = True
                 if self._is_away:
                     self._call_on_loop(self._set_store_state, False, "")
 
@@ -105,6 +116,8 @@ class ChangePoller:
         self._check = self._loop.call_later(away_seconds / 4, self._check_silence)
 
     def _set_store_state(self, away: bool, reason: str) -> None:
+        if not self._reports_failures:
+            return
         if away and not self._is_away:
             log.error("store unavailable: cached instances are served", reason=reason)
         elif not away and self._is_away:

@@ -11,7 +11,10 @@ from typing import Any
 import structlog
 
 from openimds.client.control_client import ControlClient
-from openimds.client.errors import ControlApiError
+from openimds.client.errors import ControlApiError, NoWatchError
+
+NO_WATCH_SECONDS = 60.0
+"""The interval of heartbeats in a cloud without the watch, which may be upgraded."""
 
 log = structlog.get_logger(__name__)
 
@@ -57,13 +60,16 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            interval_seconds = self._interval_seconds
             try:
                 self.beat()
+            except NoWatchError:  # the mirror logs it
+                interval_seconds = max(interval_seconds, NO_WATCH_SECONDS)
             except ControlApiError as error:
                 self._log_first_failure(error)
             else:
                 self._is_failing = False
-            self._stopping.wait(self._interval_seconds)
+            self._stopping.wait(interval_seconds)
 
     def _log_first_failure(self, error: ControlApiError) -> None:
         """Logs only the first failure of a row. The mirror logs when the control API is back."""

@@ -105,6 +105,9 @@ def test_moved_address_belongs_to_its_new_owner(stage: Stage) -> None:
     assert stage.instance("10.0.0.6") == "vm-1"
     assert stage.agent.events("watch not available"), "the missing watch is logged"
     assert SERVICE_PASSWORD not in stage.agent.log
+    alarms = [event for event in stage.agent.events("") if event["level"] in ("error", "critical")]
+    assert alarms == []
+    assert not stage.agent.events("heartbeat failed")
 
 
 def test_address_of_a_deleted_instance_belongs_to_the_next_owner(stage: Stage) -> None:

@@ -62,7 +62,7 @@ class InstanceRecords:
         self.cache = InstanceCache(self.threads)
         self._source = source
         self._max_age_seconds = max_age_seconds
-        self._poller = ChangePoller(source, self.cache.forget, intervals)
+        self._poller = ChangePoller(source, self.cache.forget, intervals, reports_first_failure=False)
         self._on_settings: list[Callable[[], None]] = []
         self._load: asyncio.Task[None] | None = None
         self._next_load_at = 0.0
