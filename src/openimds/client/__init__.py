@@ -10,6 +10,7 @@ Modules, in reading order:
 - `mirror`: a copy of the cloud state that the watch updates.
 - `store_guard`: detects that the database was replaced or restored from an older copy.
 - `instance_records`: instance records for the metadata agent.
+- `cloud_check`: the checks of Keystone and Neutron at the start of the metadata agent.
 - `notifications`: the notifications of Neutron and Nova over oslo.messaging.
 - `vendordata`: requests to dynamic vendor data targets.
 - `testing`: a control API in memory for tests.

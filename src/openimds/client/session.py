@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 from keystoneauth1 import loading
 from keystoneauth1.access.access import AccessInfo
-from keystoneauth1.exceptions import ClientException, Unauthorized
+from keystoneauth1.exceptions import ClientException, DiscoveryFailure, Unauthorized
 from keystoneauth1.identity.base import BaseIdentityPlugin
 from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.session import Session
@@ -73,9 +73,16 @@ class _GuardedLogin(BaseIdentityPlugin):
         self._reload = reload
         self._files = _versions(auth)
         self._login_lock = threading.Lock()
+        self._login_thread: int | None = None
         self._wait_seconds = 0.0
         self._wait_until = 0.0
         """The monotonic time before which no login is attempted. 0 if the last login was not refused."""
+
+    def get_access(self, session: Session, **kwargs: Any) -> AccessInfo:
+        if self._login_thread == threading.get_ident():
+            # The discovery of a URL that responds with 401 requests a token, and would wait for itself.
+            raise DiscoveryFailure(f"{self.auth_url} requires a token for its versions, so it is no identity service")
+        return super().get_access(session, **kwargs)
 
     def get_auth_ref(self, session: Session, **kwargs: Any) -> AccessInfo:
         with self._login_lock:
@@ -84,10 +91,13 @@ class _GuardedLogin(BaseIdentityPlugin):
             if remaining_seconds > 0:
                 raise LoginWaitError(self._options, remaining_seconds)
             plugin = self._plugin
+        self._login_thread = threading.get_ident()
         try:
             access = plugin.get_auth_ref(session, **kwargs)
         except Unauthorized as error:
             raise self._refused(error) from None
+        finally:
+            self._login_thread = None
         with self._login_lock:
             self._wait_seconds = self._wait_until = 0.0
         return access

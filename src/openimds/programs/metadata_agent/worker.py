@@ -24,6 +24,7 @@ from openimds.agents.metadata.lookup.resolver import LookupPolicy
 from openimds.agents.metadata.metrics import Metrics, StalenessMonitor
 from openimds.agents.metadata.signature_check import check_signature
 from openimds.agents.metadata.throttled_log import ThrottledLog
+from openimds.client.cloud_check import CloudCheck
 from openimds.client.control_client import ControlClient
 from openimds.client.instance_records import GRACE_SECONDS, POLL_SECONDS, InstanceRecordSource, Prefetcher
 from openimds.client.mirror import CloudMirror
@@ -169,10 +170,20 @@ class MetadataAgentWorker:
             datagrams = self._sockets.haproxy_log
             asyncio.get_running_loop().add_reader(datagrams, HaproxyLog(datagrams, self._request_log).read)
             self._start_task(check_signature(upstream, lambda: agent.secret, self._throttled_log))
+            self._start_task(self._check_cloud())
         self._start_task(StalenessMonitor(self._mirror, self._max_ages(), self._metrics).run())
         if kept is not None:
             self._listening = await start_direct(self._config.state_path, server, kept, _LIMITS)
             self._start_task(_renew(kept))
+
+    async def _check_cloud(self) -> None:
+        """Checks Keystone and Neutron until both respond, unless the mirror shows that they do."""
+        check = CloudCheck(self._session, self._client, self._config.auth)
+        while not self._mirror.connected:
+            retry_seconds = await asyncio.to_thread(check.run)
+            if retry_seconds is None:
+                return
+            await asyncio.sleep(retry_seconds)
 
     def _agent(self, upstream: PooledUpstream, executor: ThreadPoolExecutor) -> MetadataAgent:
         config = self._config
