@@ -32,6 +32,7 @@ EXCHANGES = ("neutron", "nova")
 ECHO_SECONDS = 5.0
 SILENCE_SECONDS = 15.0
 """The time without an echo after which notifications are no longer live."""
+STOP_SECONDS = 1.0
 _ECHO = "openimds.echo"
 _NEUTRON_KINDS = frozenset({"port", "router", "subnet", "network"})
 _NOVA_EVENTS = frozenset({"instance.delete.end", "instance.soft_delete.end", "compute.instance.delete.end"})
@@ -120,6 +121,7 @@ class NotificationListener:
         self._is_live: bool | None = None
         """None until the first echo, or until SILENCE_SECONDS have passed without one."""
         self._started_at = 0.0
+        self._is_started = False
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=target, name=name, daemon=True)
@@ -165,17 +167,26 @@ class NotificationListener:
             thread.start()
 
     def stop(self) -> None:
-        """Stops sending echoes. The threads of oslo.messaging end with the process."""
+        """Stops the consumption of messages. A thread that waits for an unreachable broker ends with the process."""
         self._stopping.set()
+        if self._is_started:
+            stopping = threading.Thread(target=self._stop_listener, name="notification-stop", daemon=True)
+            stopping.start()
+            stopping.join(STOP_SECONDS)
 
     @property
     def is_live(self) -> bool:
         return bool(self._is_live)
 
+    def _stop_listener(self) -> None:
+        self._listener.stop()
+        self._listener.wait()
+
     def _send_echoes(self) -> None:
         with contextlib.suppress(Exception):
             # Blocks until the broker is reachable for the first time.
             self._listener.start()
+            self._is_started = True
         while not self._stopping.is_set():
             try:
                 self._notifier.info({}, _ECHO, {"run_id": self._run_id})  # blocks while the broker does not respond

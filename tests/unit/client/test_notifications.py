@@ -116,7 +116,7 @@ def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Received, Notifi
         messaging_conf(),
         transport_url="fake://",
         topics=["notifications"],
-        name=uuid.uuid4().hex,  # the consumers of earlier tests still run
+        name=uuid.uuid4().hex,
         on_changed=got.changes.append,
         on_live=got.states.append,
     )
