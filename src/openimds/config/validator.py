@@ -29,6 +29,9 @@ LOGIN_OPTIONS = frozenset(
 )
 """The names of credentials, as in keystoneauth."""
 
+KEYSTONE_SECTIONS = (KEYSTONE_AUTHTOKEN.name, VENDORDATA_AUTH.name)
+"""The sections that have the options of any plugin of keystoneauth."""
+
 Name = tuple[str, str]
 """(section, option)"""
 
@@ -204,7 +207,7 @@ def unknown_options(files: Iterable[ConfigFile], names: frozenset[Name]) -> Iter
 
 
 def _is_plugin_option(found: IniEntry) -> bool:
-    return found.section in (KEYSTONE_AUTHTOKEN.name, VENDORDATA_AUTH.name) and found.option in plugin_option_names()
+    return found.section in KEYSTONE_SECTIONS and found.option in plugin_option_names()
 
 
 def is_openstacks(found: IniEntry) -> bool:
@@ -226,7 +229,8 @@ def nearest_name(found: IniEntry, names: Iterable[Name]) -> Name | None:
 
     Credentials have the same names in many sections of OpenStack, so that they are looked for in a similar section only.
     """
-    by_option: dict[str, list[Name]] = {}
+    plugins = plugin_option_names() if found.section in KEYSTONE_SECTIONS else ()
+    by_option: dict[str, list[Name]] = {option: [(found.section, option)] for option in plugins}
     for name in sorted(names):
         if found.option not in LOGIN_OPTIONS or _similarity(name[0], found.section) >= MIN_SIMILARITY:
             by_option.setdefault(name[1], []).append(name)

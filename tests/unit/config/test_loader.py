@@ -275,3 +275,9 @@ def test_missing_option_of_a_plugin_is_named(write: Write) -> None:
     assert raised.value.problems == (
         f"[keystone_authtoken] application_credential_secret is not set in {path}; v3applicationcredential needs it",
     )
+
+
+def test_misspelt_option_of_a_plugin_has_a_suggestion(write: Write) -> None:
+    text = APPLICATION_CREDENTIAL + "application_credential_nme = n\n"
+    warnings = config.load_metadata_agent([write("metadata_agent.ini", text)]).warnings
+    assert any("was [keystone_authtoken] application_credential_name meant?" in warning for warning in warnings)
