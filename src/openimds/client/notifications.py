@@ -77,7 +77,9 @@ def _of_resources(kind: str, payload: Mapping[str, Any]) -> NotifiedChange | Non
     if kind == "port":
         devices = [body for body in found if str(body.get("device_owner", "")).startswith("network:router")]
         routers = frozenset[str]().union(*(_ids(body, "device_id") for body in devices))
-        return NotifiedChange(port_ids=ids, router_ids=routers)
+        of_each = [_ids(body, "network_id") for body in found]
+        on_networks = frozenset[str]().union(*of_each) if all(of_each) else frozenset[str]()
+        return NotifiedChange(port_ids=ids, port_network_ids=on_networks, router_ids=routers)
     if kind == "router":
         return NotifiedChange(router_ids=ids)
     if kind == "network":

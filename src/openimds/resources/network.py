@@ -215,6 +215,8 @@ class NotifiedChange:
     """The IDs of the resources that a notification of Neutron or Nova names. It may be a creation, a change or a deletion."""
 
     port_ids: frozenset[str] = frozenset()
+    port_network_ids: frozenset[str] = frozenset()
+    """The networks of these ports. Empty if the notification does not contain them."""
     router_ids: frozenset[str] = frozenset()
     network_ids: frozenset[str] = frozenset()
     """The networks whose subnets or router interfaces changed, or that were deleted."""

@@ -20,17 +20,26 @@ PORT = {"id": "p1", "device_id": "vm1", "device_owner": "compute:nova", "network
 INTERFACE = {"id": "p2", "device_id": "r1", "device_owner": "network:router_interface", "network_id": "n1"}
 
 
+CHANGED_PORT = NotifiedChange(port_ids=frozenset({"p1"}), port_network_ids=frozenset({"n1"}))
+
+
 @pytest.mark.parametrize(
     ("event_type", "payload", "expected"),
     [
-        ("port.create.end", {"port": PORT}, NotifiedChange(port_ids=frozenset({"p1"}))),
-        ("port.create.end", {"ports": [PORT]}, NotifiedChange(port_ids=frozenset({"p1"}))),
+        (
+            "port.create.end",
+            {"port": PORT},
+            NotifiedChange(port_ids=frozenset({"p1"}), port_network_ids=frozenset({"n1"})),
+        ),
+        ("port.create.end", {"ports": [PORT]}, CHANGED_PORT),
         ("port.delete.end", {"port_id": "p1"}, NotifiedChange(port_ids=frozenset({"p1"}))),
-        ("port.delete.end", {"port_id": "p1", "port": PORT}, NotifiedChange(port_ids=frozenset({"p1"}))),
+        ("port.delete.end", {"port_id": "p1", "port": PORT}, CHANGED_PORT),
         (
             "port.update.end",
             {"port": INTERFACE},
-            NotifiedChange(port_ids=frozenset({"p2"}), router_ids=frozenset({"r1"})),
+            NotifiedChange(
+                port_ids=frozenset({"p2"}), port_network_ids=frozenset({"n1"}), router_ids=frozenset({"r1"})
+            ),
         ),
         (
             "router.interface.delete",

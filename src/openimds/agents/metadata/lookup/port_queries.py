@@ -119,6 +119,8 @@ class PortQueries:
         )
         self._large: LRUCache[str, bool] = LRUCache(MAX_ENTRIES)
         """The networks with LISTING_PORTS or more ports."""
+        self._seen: LRUCache[str, bool] = LRUCache(MAX_ENTRIES)
+        """The networks and routers of earlier queries."""
         self._last = LastKnownPorts(index, clock, max_age_seconds)
         self._away: tuple[float, ControlAwayError] | None = None
         """The time until which no query is sent, and the reason."""
@@ -173,8 +175,11 @@ class PortQueries:
         """Drops everything that depends on resources that a notification names, and repeats the running queries.
 
         A notification does not name all sources that it concerns, and it is rare compared with lookups. Results of other
-        ports therefore stay, and lists and empty results are dropped.
+        ports therefore stay, and lists and empty results are dropped. Most notifications of a large cloud concern networks
+        of other hosts, and have no effect.
         """
+        if not self._concerns(change):
+            return
         for source, result in list(self._recent.items()):
             concerned = (
                 not result.ports or source.network_id in change.network_ids or source.router_id in change.router_ids
@@ -186,6 +191,14 @@ class PortQueries:
         self._last.drop(lambda port: port.id in change.port_ids or port.device_id in change.instance_ids)
         for query in self._overtakable:
             self._repeat(query)
+
+    def _concerns(self, change: NotifiedChange) -> bool:
+        """Returns whether a change can concern a cached result, a last known port or a running query."""
+        if self._tasks or change.instance_ids:
+            return True  # the networks of a router are unknown until its first batch has ended
+        places = change.router_ids | change.network_ids | change.port_network_ids
+        is_unknown = bool(change.port_ids) and not change.port_network_ids
+        return is_unknown or any(place in self._seen for place in places)
 
     async def prefetch(self, host: str) -> None:
         """Learns the ports of this host, and the routers of their networks, as last known ports.
@@ -199,6 +212,7 @@ class PortQueries:
         listings, subnets = await loop.run_in_executor(self._executor, self._ports_of_host, host)
         for listing in listings:
             self._last.learn(listing, sent_at)
+            self._seen.update((port.network_id, True) for port in listing.ports)
         self._last.learn_subnets(subnets)
 
     def _ports_of_host(self, host: str) -> tuple[list[Listing], list[Subnet]]:
@@ -239,6 +253,7 @@ class PortQueries:
         loop = asyncio.get_running_loop()
         query = _Query(source, loop.create_future())
         self._running[source] = query
+        self._seen[scope] = True
         self._overtakable.add(query)
         if waiting is None:
             waiting = self._waiting[scope] = {}
@@ -313,6 +328,7 @@ class PortQueries:
     def _learn(self, batch: PortBatch, sent_at: float, *, is_overtaken: bool) -> None:
         """Caches what a batch has found besides its results."""
         self._large.update(dict.fromkeys(batch.large, True))
+        self._seen.update(dict.fromkeys(batch.router.attached if batch.router is not None else (), True))
         if is_overtaken or self._is_watched():
             return
         expires_at = self._expires_at(sent_at, is_found=True)

@@ -455,6 +455,25 @@ def test_notified_change_drops_cached_and_last_known_ports() -> None:
     with_queries(neutron, clock, scenario)
 
 
+def test_notified_change_on_another_network_has_no_effect() -> None:
+    neutron = Neutron([interface("net-1"), *(port(n) for n in range(3))], {"net-1": "10.0.0.0/16"})
+    elsewhere = NotifiedChange(port_ids=frozenset({"p"}), port_network_ids=frozenset({"net-9"}))
+    here = NotifiedChange(port_ids=frozenset({"p"}), port_network_ids=frozenset({"net-1"}))
+
+    async def scenario(queries: PortQueries) -> None:
+        assert await find(queries, source(7, router="r1")) == [[]]
+        await asyncio.sleep(0.01)
+        before = len(neutron.calls)
+        queries.invalidate(elsewhere)
+        assert await find(queries, source(7, router="r1")) == [[]]
+        assert len(neutron.calls) == before
+        neutron.real.append(port(7))
+        queries.invalidate(here)
+        assert await find(queries, source(7, router="r1")) == ids([7])
+
+    with_queries(neutron, Clock(), scenario)
+
+
 def test_notified_change_of_a_router_drops_the_results_behind_it() -> None:
     neutron = Neutron([interface("net-1"), port(0)], {"net-1": "10.0.0.0/16"})
 
