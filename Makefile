@@ -102,7 +102,11 @@ test-clients: test-packages
 
 .PHONY: system
 system: test-clients ## Tests of whole systems with instances and the openstack client
-	@$(PYTEST) tests/system $(ARGS)
+	@$(PYTEST) tests/system --ignore=tests/system/openstack $(ARGS)
+
+.PHONY: openstack
+openstack: install ## Tests in a real OpenStack: Keystone, Neutron and Nova (ten minutes, with their installation)
+	@$(BIN)/python -m pytest tests/system/openstack $(ARGS)
 
 .PHONY: bench
 bench: install ## Run the benchmarks, and write bench/RESULTS.md

@@ -51,8 +51,8 @@ NOTIFIED_SECONDS = 300.0
 """TTL of a query result without a watch while Neutron's notifications arrive."""
 PREFETCH_SECONDS = 60.0
 """Interval of the queries for the ports of this host without a watch."""
-QUERY_SECONDS = 8.0
-"""Timeout of a query to the control API."""
+QUERY_SECONDS = 7.5
+"""Timeout of a query to the control API. Less than HOLD_SECONDS, so that its end has a reason in the log."""
 KNOWN_QUERY_SECONDS = 1.0
 """Timeout of a query for a client that the mirror's last state knows."""
 
