@@ -94,7 +94,7 @@ def _ids(body: Mapping[str, Any], name: str) -> frozenset[str]:
 
 
 class NotificationListener:
-    """Receives notifications on threads of oslo.messaging. Two threads of its own send echoes and notice their absence."""
+    """Receives notifications on threads of oslo.messaging. Two further threads send echoes and check their arrival."""
 
     def __init__(
         self,

@@ -65,7 +65,7 @@ def test_wrong_password_does_not_lock_the_account(agent: Agent, real_cloud: Real
     until(lambda: agent.hostname(guest) == guest.hostname, lambda: agent.log)
 
 
-def test_notified_move_of_an_address_takes_effect_at_once(agent: Agent, real_cloud: RealCloud) -> None:
+def test_notified_move_of_an_address_takes_effect_without_the_ttl(agent: Agent, real_cloud: RealCloud) -> None:
     """The result is cached for minutes, because Neutron notifies changes."""
     first, second = real_cloud.guests[3], real_cloud.guests[4]
     url = real_cloud.services.transport_url

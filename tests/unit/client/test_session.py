@@ -64,7 +64,7 @@ def refused(agent: ControlClient) -> float:
     return round(error.value.retry_seconds)
 
 
-def test_refused_login_is_repeated_after_a_minute_and_then_ever_more_rarely(
+def test_wait_after_a_refused_login_doubles_from_one_to_ten_minutes(
     control: FakeControl, file: Path, clock: Clock
 ) -> None:
     """A wrong password was tried about once a second, which locked the account in Keystone."""
